@@ -59,7 +59,7 @@ def decode(tokens: np.ndarray) -> str:
         ValueError: an id outside the vocabulary.
     """
     ids = np.asarray(tokens)
-    if ids.size and not (0 <= ids.min() and ids.max() < len(TOKENS)):
+    if ids.size and not (ids.min() >= 0 and ids.max() < len(TOKENS)):
         raise ValueError(f"token ids must lie in [0, {len(TOKENS)}), got {ids.min()} to {ids.max()}")
     return "".join("N" if i == UNK else TOKENS[i] for i in ids.tolist())
 

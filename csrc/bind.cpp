@@ -1,0 +1,162 @@
+// The Python face of the reader and the sampler: checks arguments, releases the GIL, names errors.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "sampler.hpp"
+
+namespace py = pybind11;
+using namespace nucel;
+
+namespace {
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;
+
+template <class T>
+void require_vector(const Array<T>& array, py::ssize_t size, const char* name) {
+    if (array.ndim() != 1 || array.shape(0) != size) {
+        throw py::value_error(std::string(name) + " must have the shape (" + std::to_string(size) + ",)");
+    }
+}
+
+ByteTable table_of(const Array<std::uint8_t>& values) {
+    require_vector(values, 256, "a table");
+    return ByteTable(values.data());
+}
+
+std::shared_ptr<Fasta> open_fasta(const py::bytes& path, const std::vector<std::string>& names,
+                                  const Array<std::int64_t>& entries) {
+    if (entries.ndim() != 2 || entries.shape(0) != static_cast<py::ssize_t>(names.size()) || entries.shape(1) != 4) {
+        throw py::value_error("entries must have the shape (" + std::to_string(names.size()) + ", 4)");
+    }
+    const auto at = entries.unchecked<2>();
+    std::vector<Record> records;
+    for (py::ssize_t i = 0; i < at.shape(0); ++i) {
+        records.push_back({names[static_cast<std::size_t>(i)], at(i, 0), at(i, 1), at(i, 2), at(i, 3)});
+    }
+    return std::make_shared<Fasta>(std::string(path), std::move(records));
+}
+
+Array<std::int64_t> scan(const Fasta& fasta, int threads) {
+    Array<std::int64_t> counts({static_cast<py::ssize_t>(fasta.contigs().size()), py::ssize_t{256}});
+    std::int64_t* out = counts.mutable_data();
+    std::fill_n(out, counts.size(), 0);
+    const py::gil_scoped_release release;
+    fasta.scan(out, threads);
+    return counts;
+}
+
+Array<std::uint8_t> fetch(const Genome& genome, std::int64_t contig, std::int64_t start, std::int64_t end,
+                          const Array<std::uint8_t>& values, bool reverse) {
+    const ByteTable table = table_of(values);
+    if (end < start) throw py::value_error("end lies before start");
+    genome.at(contig, start, end - start);
+    Array<std::uint8_t> letters(end - start);
+    std::uint8_t* out = letters.mutable_data();
+    const py::gil_scoped_release release;
+    genome.fetch(contig, start, end, table, reverse, out);
+    return letters;
+}
+
+Array<std::int64_t> sum(const Genome& genome, const Array<std::int32_t>& contig, const Array<std::int64_t>& start,
+                        std::int64_t count, const Array<std::uint8_t>& values, int threads) {
+    const ByteTable table = table_of(values);
+    require_vector(start, start.size(), "start");
+    require_vector(contig, start.size(), "contig");
+    Array<std::int64_t> totals(start.size());
+    std::int64_t* out = totals.mutable_data();
+    const py::gil_scoped_release release;
+    genome.sum(contig.data(), start.data(), start.size(), count, table, threads, out);
+    return totals;
+}
+
+Array<std::int64_t> permutation(std::int64_t n, std::uint64_t seed, std::uint64_t epoch) {
+    if (n < 1) throw py::value_error("n must be positive");
+    Array<std::int64_t> order(n);
+    std::int64_t* out = order.mutable_data();
+    const py::gil_scoped_release release;
+    const Permutation permute(static_cast<std::uint64_t>(n), stream_key(seed, Purpose::order, epoch));
+    for (std::int64_t i = 0; i < n; ++i) out[i] = static_cast<std::int64_t>(permute(static_cast<std::uint64_t>(i)));
+    return order;
+}
+
+// A sampler that owns what it borrows: the genome and the arrays of windows.
+class OwningSampler {
+  public:
+    OwningSampler(std::shared_ptr<const Genome> genome, Array<std::int32_t> contig, Array<std::int64_t> start,
+                  std::int64_t window_bp, std::int64_t context, std::uint64_t seed, bool both_strands,
+                  const Array<std::uint8_t>& forward, const Array<std::uint8_t>& reverse, std::uint8_t first_token)
+        : genome_(std::move(genome)), contig_(std::move(contig)), start_(std::move(start)), context_(context),
+          sampler_(*genome_, {contig_.data(), start_.data(), start_.size(), window_bp}, context, seed, both_strands,
+                   table_of(forward), table_of(reverse), first_token) {
+        require_vector(start_, start_.size(), "start");
+        require_vector(contig_, start_.size(), "contig");
+        if (start_.size() == 0) throw py::value_error("there are no windows");
+        if (context < 2 || context - 1 > window_bp) throw py::value_error("context - 1 must lie in [1, window_bp]");
+    }
+
+    py::tuple rows(std::int64_t first_row, std::int64_t count, int threads) const {
+        if (first_row < 0 || count < 0 || first_row > INT64_MAX - count) throw py::value_error("rows out of range");
+        Array<std::uint8_t> tokens({static_cast<py::ssize_t>(count), static_cast<py::ssize_t>(context_)});
+        Array<std::int32_t> contig(count);
+        Array<std::int64_t> start(count);
+        Array<std::int8_t> strand(count);
+        const Rows out{tokens.mutable_data(), contig.mutable_data(), start.mutable_data(), strand.mutable_data()};
+        {
+            const py::gil_scoped_release release;
+            sampler_.fill(first_row, count, threads, out);
+        }
+        return py::make_tuple(tokens, contig, start, strand);
+    }
+
+  private:
+    std::shared_ptr<const Genome> genome_;
+    Array<std::int32_t> contig_;
+    Array<std::int64_t> start_;
+    std::int64_t context_;
+    Sampler sampler_;
+};
+
+}  // namespace
+
+PYBIND11_MODULE(_nucel, m) {
+    m.doc() = "FASTA bytes to token windows. Use it through nucel.genome, which checks and explains.";
+
+    py::register_local_exception<IndexMismatch>(m, "IndexMismatch", PyExc_ValueError);
+    py::register_local_exception_translator([](std::exception_ptr thrown) {
+        try {
+            if (thrown) std::rethrow_exception(thrown);
+        } catch (const std::system_error& error) {
+            PyErr_SetObject(PyExc_OSError, py::make_tuple(error.code().value(), error.what()).ptr());
+        }
+    });
+
+    py::class_<Fasta, std::shared_ptr<Fasta>>(m, "Fasta", py::module_local(), "A mapped FASTA file and its index.")
+        .def(py::init(&open_fasta), py::arg("path"), py::arg("names"), py::arg("entries"),
+             "entries (n, 4): length, offset, line_bases, line_width. IndexMismatch where a record leaves the file.")
+        .def("scan", &scan, py::arg("threads"),
+             "Letters of each contig, int64 (n, 256). IndexMismatch where the index and the bytes differ.");
+
+    py::class_<Genome, std::shared_ptr<Genome>>(m, "Genome", py::module_local(), "The contigs of several files.")
+        .def(py::init([](const std::vector<std::shared_ptr<Fasta>>& files) {
+                 return std::make_shared<Genome>(std::vector<std::shared_ptr<const Fasta>>(files.begin(), files.end()));
+             }),
+             py::arg("files"))
+        .def("fetch", &fetch, py::arg("contig"), py::arg("start"), py::arg("end"), py::arg("table"),
+             py::arg("reverse"), "table[letter] of the bases [start, end), read backwards on demand; uint8.")
+        .def("sum", &sum, py::arg("contig").noconvert(), py::arg("start").noconvert(), py::arg("count"),
+             py::arg("table"), py::arg("threads"), "Sums of table[letter] over `count` bases from each start; int64.");
+
+    py::class_<OwningSampler>(m, "Sampler", py::module_local(), "Rows as a pure function of (seed, row number).")
+        .def(py::init<std::shared_ptr<Genome>, Array<std::int32_t>, Array<std::int64_t>, std::int64_t, std::int64_t,
+                      std::uint64_t, bool, Array<std::uint8_t>, Array<std::uint8_t>, std::uint8_t>(),
+             py::arg("genome"), py::arg("contig").noconvert(), py::arg("start").noconvert(), py::arg("window_bp"),
+             py::arg("context"), py::arg("seed"), py::arg("both_strands"), py::arg("forward"), py::arg("reverse"),
+             py::arg("first_token"))
+        .def("rows", &OwningSampler::rows, py::arg("first_row"), py::arg("count"), py::arg("threads"),
+             "(tokens (count, context), contig, start, strand) of the rows from first_row on.");
+
+    m.def("permutation", &permutation, py::arg("n"), py::arg("seed"), py::arg("epoch"),
+          "The order of n windows in an epoch, int64 (n,).");
+}

@@ -1,0 +1,161 @@
+// Rows of token windows as a pure function of (seed, row number).
+//
+// Randomness is counter-based: nothing is stored, so any row can be computed at any time, in any order, by any thread.
+//
+//   mix(x)         the 64-bit finaliser of SplitMix64 (Steele, Lea and Flood 2014; Stafford's variant 13): a bijection
+//                  in which each input bit flips each output bit with probability close to one half
+//   draw(key, x)   mix(key + golden * (x + 1)) : the x-th number of the SplitMix64 stream that starts at `key`
+//   key            draw(draw(mix(seed), purpose), epoch), so each purpose and epoch has a stream of its own
+//
+// Row g of all rows ever drawn belongs to epoch g / n and shows window order(g % n), where `order` is a bijection of
+// [0, n) that depends on (seed, epoch): every epoch visits every window once, without a list of n numbers in memory.
+#pragma once
+
+#include "fasta.hpp"
+
+namespace nucel {
+
+inline std::uint64_t mix(std::uint64_t x) {
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+inline std::uint64_t draw(std::uint64_t key, std::uint64_t x) { return mix(key + 0x9e3779b97f4a7c15u * (x + 1)); }
+
+enum class Purpose : std::uint64_t { order, crop, strand };
+
+inline std::uint64_t stream_key(std::uint64_t seed, Purpose purpose, std::uint64_t epoch) {
+    return draw(draw(mix(seed), static_cast<std::uint64_t>(purpose)), epoch);
+}
+
+// A keyed bijection of [0, n) in constant memory: a balanced Feistel network on the smallest even number of bits that
+// holds n, walked along its cycle until it comes back into [0, n) (Black and Rogaway 2002). The walk takes fewer than
+// four steps on average, but for tiny n: there the network keeps 6 bits, since with halves of one bit it would reach
+// few of the orders.
+class Permutation {
+  public:
+    Permutation(std::uint64_t n, std::uint64_t key) : n_(n) {
+        while (half_bits_ < 32 && (n - 1) >> (2 * half_bits_) != 0) ++half_bits_;
+        for (std::size_t r = 0; r < round_keys_.size(); ++r) round_keys_[r] = draw(key, r);
+    }
+
+    std::uint64_t operator()(std::uint64_t x) const {
+        do x = network(x);
+        while (x >= n_);
+        return x;
+    }
+
+  private:
+    std::uint64_t network(std::uint64_t x) const {
+        const std::uint64_t mask = (std::uint64_t{1} << half_bits_) - 1;
+        std::uint64_t left = x >> half_bits_;
+        std::uint64_t right = x & mask;
+        for (const std::uint64_t key : round_keys_) {
+            const std::uint64_t next = left ^ (mix(right + key) & mask);
+            left = right;
+            right = next;
+        }
+        return left << half_bits_ | right;
+    }
+
+    std::uint64_t n_;
+    int half_bits_ = 3;
+    std::array<std::uint64_t, 6> round_keys_{};
+};
+
+// Windows that all have `window_bp` bases: window i starts at base start[i] of contig contig[i]. Borrowed.
+struct WindowList {
+    const std::int32_t* contig;
+    const std::int64_t* start;
+    std::int64_t size;
+    std::int64_t window_bp;
+};
+
+// What a batch consists of. `tokens` has `context` values a row; the other three describe the row's bases.
+struct Rows {
+    std::uint8_t* tokens;
+    std::int32_t* contig;
+    std::int64_t* start;
+    std::int8_t* strand;  // 1 forward, -1 reverse
+};
+
+class Sampler {
+  public:
+    // `forward` and `reverse` give the token of a letter and of its complement; `first_token` opens every row.
+    Sampler(const Genome& genome, WindowList windows, std::int64_t context, std::uint64_t seed, bool both_strands,
+            const ByteTable& forward, const ByteTable& reverse, std::uint8_t first_token)
+        : genome_(genome), windows_(windows), context_(context), seed_(seed), both_strands_(both_strands),
+          forward_(forward), reverse_(reverse), first_token_(first_token) {}
+
+    // Computes the rows first_row ... first_row + count - 1 of all rows ever drawn.
+    void fill(std::int64_t first_row, std::int64_t count, int threads, const Rows& out) const {
+        // Starting a thread costs as much as filling some hundred kilobytes, so a small batch is better off with one.
+        constexpr std::int64_t bytes_per_task = 1 << 19;
+        const std::int64_t per_task = std::max<std::int64_t>(1, bytes_per_task / context_);
+        for_each_task((count + per_task - 1) / per_task, threads, [&](std::int64_t task) {
+            const std::int64_t begin = task * per_task;
+            fill_some(first_row, begin, std::min(count, begin + per_task), out);
+        });
+    }
+
+  private:
+    void fill_some(std::int64_t first_row, std::int64_t begin, std::int64_t end, const Rows& out) const {
+        choose(first_row, begin, end, out);
+        const std::int64_t bases = context_ - 1;
+        std::vector<std::uint8_t> letters(static_cast<std::size_t>(bases));
+        for (std::int64_t row = begin; row < end; ++row) {
+            if (row + prefetch_rows < end) prefetch(out, row + prefetch_rows);
+            const Contig& contig = genome_.at(out.contig[row], out.start[row], bases);
+            contig.read(out.start[row], out.start[row] + bases, letters.data());
+            std::uint8_t* tokens = out.tokens + row * context_;
+            tokens[0] = first_token_;
+            if (out.strand[row] > 0) {
+                forward_.translate<false>(letters.data(), bases, tokens + 1);
+            } else {
+                reverse_.translate<true>(letters.data(), bases, tokens + 1);
+            }
+        }
+    }
+
+    // Window, crop and strand of the rows [begin, end).
+    void choose(std::int64_t first_row, std::int64_t begin, std::int64_t end, const Rows& out) const {
+        const auto n = static_cast<std::uint64_t>(windows_.size);
+        const auto offsets = static_cast<std::uint64_t>(windows_.window_bp - (context_ - 1) + 1);
+        for (std::int64_t row = begin; row < end;) {
+            const auto global = static_cast<std::uint64_t>(first_row + row);
+            const std::uint64_t epoch = global / n;
+            const Permutation order(n, stream_key(seed_, Purpose::order, epoch));
+            const std::uint64_t crop = stream_key(seed_, Purpose::crop, epoch);
+            const std::uint64_t strand = stream_key(seed_, Purpose::strand, epoch);
+            for (std::uint64_t index = global % n; index < n && row < end; ++index, ++row) {
+                const std::uint64_t window = order(index);
+                // Multiply and shift maps 64 random bits to [0, offsets) with a bias below 2^-40 for any real window.
+                const auto product = static_cast<unsigned __int128>(draw(crop, window)) * offsets;
+                out.contig[row] = windows_.contig[window];
+                out.start[row] = windows_.start[window] + static_cast<std::int64_t>(product >> 64);
+                out.strand[row] = both_strands_ && draw(strand, window) >> 63 ? -1 : 1;
+            }
+        }
+    }
+
+    // Rows lie anywhere in the genome, so each would begin with a wait for memory.
+    void prefetch(const Rows& out, std::int64_t row) const {
+        const Contig& contig = genome_.at(out.contig[row], out.start[row], context_ - 1);
+        const std::uint8_t* at = contig.address(out.start[row]);
+        const std::uint8_t* end = contig.address(out.start[row] + context_ - 2);
+        for (; at <= end; at += 64) __builtin_prefetch(at);
+    }
+
+    static constexpr std::int64_t prefetch_rows = 2;
+
+    const Genome& genome_;
+    WindowList windows_;
+    std::int64_t context_;
+    std::uint64_t seed_;
+    bool both_strands_;
+    ByteTable forward_, reverse_;
+    std::uint8_t first_token_;
+};
+
+}  // namespace nucel

@@ -1,0 +1,131 @@
+"""Real genomes and other tools' own test files, where the data folder is present."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyfaidx
+import pytest
+
+from nucel import vocab
+from nucel.genome import Genome, GenomeError, Windows, WindowSampler
+
+DATA = Path(os.environ.get("NUCEL_DATA", Path(__file__).parents[2] / "../shared/data"))
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data folder at {DATA} (set NUCEL_DATA)")
+
+GENOMES = [
+    "ecoli_K12_MG1655.fa.gz",
+    "human_chr22_20-21M.fa",
+    "human_chrMT.fa",
+    "human_hg19_chr17_part_softmasked.fa",
+    "human_hg19_chr1_first30k.fa",
+    "viruses/phage_phiX174.fa.gz",
+]
+
+
+def copied(name: str, tmp_path: Path) -> Path:
+    source = DATA / name
+    if not source.exists():
+        pytest.skip(f"{name} is not in {DATA}")
+    target = tmp_path / source.name
+    shutil.copyfile(source, target)
+    return target
+
+
+def independent(path: Path, folder: Path) -> pyfaidx.Fasta:
+    """pyfaidx on a copy of its own, with an index of its own."""
+    raw = path.read_bytes()
+    plain = folder / "independent.fa"
+    plain.write_bytes(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
+    return pyfaidx.Fasta(str(plain), as_raw=True)
+
+
+@pytest.mark.parametrize("name", GENOMES)
+def test_whole_contigs_and_sampled_rows_equal_pyfaidx(tmp_path, name):
+    path = copied(f"genomes/{name}", tmp_path)
+    genome = Genome(path)
+    with independent(path, tmp_path) as fasta:
+        text = {contig: vocab.encode(str(fasta[contig][:])) for contig in genome.contigs}
+        assert list(genome.contigs) == list(fasta.keys())
+    for contig, tokens in text.items():
+        assert (genome.fetch(contig) == tokens).all()
+        assert (genome.fetch(contig, strand="-") == vocab.reverse_complement(tokens)).all()
+    windows = Windows.tile(genome, window_bp=1224)
+    batch = WindowSampler(windows, context=1024, batch_size=300, seed=1).batch(17)
+    for row, contig, start_bp, strand in zip(*batch, strict=True):
+        expected = text[genome.contigs[contig]][start_bp : start_bp + 1023]
+        assert (row[1:] == (expected if strand > 0 else vocab.reverse_complement(expected))).all()
+
+
+def test_windows_leave_out_the_gap_of_chr22(tmp_path):
+    genome = Genome(copied("genomes/human_chr22_20-21M.fa", tmp_path))
+    tokens = genome.fetch(0)
+    windows = Windows.tile(genome)
+    unknown = np.concatenate([[0], np.cumsum(tokens == vocab.UNK)])
+    share = (unknown[windows.start_bp + 1224] - unknown[windows.start_bp]) / 1224
+    assert share.max() <= 0.1
+    dropped = len(Windows.tile(genome, max_unknown=1)) - len(windows)
+    assert 0.95 < dropped * 1124 / unknown[-1] < 1.05
+
+
+@pytest.mark.parametrize("folder", ["indexed", "seqkit_biopython", "derived", "twobit", "bgzip"])
+def test_files_that_other_tools_test_themselves_with(tmp_path, folder):
+    """Each opens with all its letters, or is refused with a reason; a foreign index beside it changes nothing."""
+    if not (DATA / "formats" / folder).is_dir():
+        pytest.skip(f"formats/{folder} is not in {DATA}")
+    refused = []
+    for source in sorted((DATA / "formats" / folder).iterdir()):
+        if not source.name.endswith((".fa", ".fasta", ".fna", ".ffn", ".nu", ".fa.gz")):
+            continue
+        path = copied(f"formats/{folder}/{source.name}", tmp_path)
+        index = source.with_name(source.name + ".fai")
+        if index.exists() and not source.name.endswith(".gz"):
+            shutil.copyfile(index, tmp_path / index.name)
+        raw = path.read_bytes()
+        records = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).split(b">")[1:]
+        texts = [b"".join(record.splitlines()[1:]) for record in records]
+        try:
+            genome = Genome(path)
+        except GenomeError:
+            refused.append(source.name)
+        else:
+            assert [genome.fetch(i).tolist() for i in range(len(genome.contigs))] == [
+                vocab.encode(text).tolist() for text in texts
+            ]
+    # A bare '>', a blank line inside a record, and (pyfaidx's limit) one after the last line of a CRLF file.
+    known = {"only_gt.fa", "only_gt_no_newline.fa", "phi-X174_blank_line_inside.fa", "centaurea.nu"}
+    assert set(refused) <= known
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("formats/protein/titin.fas", "looks like protein"),
+        ("formats/protein/NC_005816.faa", "looks like protein"),
+        ("formats/protein/flowers.pro.gz", "not a regular FASTA"),
+        ("formats/odd/empty_0_bytes.fx", "is empty"),
+        ("formats/odd/barrnap_empty.fa", "no bases"),
+        ("formats/odd/biopython_dups.fasta", "two records are named 'alpha'"),
+        ("formats/odd/pyfaidx_issue_144_no_defline.fasta", "is not FASTA"),
+        ("formats/odd/biopython_aster_pearson.pro", "is not FASTA"),
+        ("formats/odd/pyfaidx_long_line.fasta", "line 6"),
+        ("formats/derived/phi-X174_blank_line_inside.fa", "at line"),
+        ("formats/rna/hairpin.fa.xz", "is not FASTA"),
+        ("formats/rna/hairpin.fa.zst", "is not FASTA"),
+    ],
+)
+def test_files_that_are_refused(tmp_path, name, message):
+    with pytest.raises(GenomeError, match=message):
+        Genome(copied(name, tmp_path))
+
+
+def test_thousands_of_short_rna_records(tmp_path):
+    genome = Genome(copied("formats/rna/hairpin.fa.gz", tmp_path))
+    assert (len(genome.contigs), int(genome.lengths.sum())) == (28_645, 2_949_871)
+    windows = Windows.tile(genome, window_bp=80, overlap_bp=10)
+    batch = WindowSampler(windows, context=81, batch_size=64).batch(0)
+    assert np.isin(batch.tokens[:, 1:], vocab.BASES).mean() > 0.99

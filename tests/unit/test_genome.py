@@ -1,0 +1,573 @@
+"""Genome, Windows and WindowSampler: what they accept, what they refuse and what they leave on the disk."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pysam
+import pytest
+
+from nucel import genome as genome_module
+from nucel import vocab
+from nucel.genome import Genome, GenomeError, Windows, WindowSampler
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def wrap(sequence: str, width: int = 60, newline: str = "\n") -> str:
+    return newline.join(sequence[i : i + width] for i in range(0, len(sequence), width)) + newline
+
+
+def random_bases(length: int, seed: int = 0) -> str:
+    return "".join(np.random.default_rng(seed).choice(list("ACGT"), length))
+
+
+def bases(genome: Genome, contig: str | int = 0) -> str:
+    return vocab.decode(genome.fetch(contig))
+
+
+def as_if_read_only(monkeypatch, folder: Path) -> None:
+    writable = genome_module._is_writable
+    monkeypatch.setattr(genome_module, "_is_writable", lambda asked: asked != folder and writable(asked))
+
+
+SEQUENCE = random_bases(500)
+FASTA = f">one first record\n{wrap(SEQUENCE)}>two\nACGTN\n"
+
+
+# Reading.
+
+
+def test_attributes(tmp_path):
+    path = write(tmp_path / "a.fa", FASTA)
+    genome = Genome(path)
+    assert genome.contigs == ("one", "two")
+    assert genome.lengths.tolist() == [500, 5] and genome.lengths.dtype == np.int64
+    assert genome.byte_counts.shape == (2, 256)
+    assert genome.byte_counts[0].tolist() == [SEQUENCE.count(chr(byte)) for byte in range(256)]
+    assert genome.fingerprint == hashlib.sha256(FASTA.encode()).hexdigest()
+    assert repr(genome) == "Genome(a.fa: 2 contigs, 505 bp)"
+
+
+def test_fetch_reads_both_strands_in_forward_coordinates(tmp_path):
+    genome = Genome(write(tmp_path / "a.fa", FASTA))
+    assert vocab.decode(genome.fetch("one", 50, 130)) == SEQUENCE[50:130]
+    assert vocab.decode(genome.fetch("two")) == "ACGTN"
+    assert vocab.decode(genome.fetch("two", strand="-")) == "NACGT"
+    assert vocab.decode(genome.fetch(1, 1, 3, "-")) == "CG"
+    assert (genome.fetch(0, 3, 400, "-") == vocab.reverse_complement(genome.fetch(0, 3, 400))).all()
+    assert genome.fetch("one", 500, 500).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("three",), "no contig 'three'; the genome has one, two"),
+        ((2,), r"contig must lie in \[0, 2\), got 2"),
+        ((-1,), "contig must lie in"),
+        (("two", 0, 6), "'two', which has 5 bases"),
+        (("two", -1, 3), "not inside contig"),
+        (("two", 4, 3), "not inside contig"),
+        (("two", 0, 3, "reverse"), "strand must be"),
+    ],
+)
+def test_fetch_refuses_what_is_not_there(tmp_path, arguments, message):
+    genome = Genome(write(tmp_path / "a.fa", FASTA))
+    with pytest.raises(ValueError, match=message):
+        genome.fetch(*arguments)
+
+
+def test_several_files_are_numbered_through(tmp_path):
+    first = write(tmp_path / "a.fa", ">a\nAAAA\n>b\nCC\n")
+    second = write(tmp_path / "b.fa", ">c\nGGG\n")
+    genome = Genome([first, str(second)])
+    assert genome.contigs == ("a", "b", "c")
+    assert [bases(genome, i) for i in range(3)] == ["AAAA", "CC", "GGG"]
+    assert genome.fingerprint == hashlib.sha256(first.read_bytes() + second.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (">a\r\nACGT\r\nAC\r\n>b\r\nGG\r\n", ["ACGTAC", "GG"]),
+        (">a\nACGT\nAC", ["ACGTAC"]),
+        (">a\nACGT\nACGT", ["ACGTACGT"]),
+        (">a\nACGT", ["ACGT"]),
+        ("\n\n>a\nACGT\n\n>b\nGG\n\n", ["ACGT", "GG"]),
+        (">empty\n>b\nACG\n>last", ["", "ACG", ""]),
+        (">a\nNNNN\n>b\nAC\n", ["NNNN", "AC"]),
+        (">a\nacgu\n", ["ACGT"]),
+        ("> spaced name\nACGT\n", ["ACGT"]),
+    ],
+    ids=["CRLF", "no-final-newline", "full-last-line", "one-line", "blank-lines", "empty-record", "N", "RNA", "space"],
+)
+def test_layouts(tmp_path, content, expected):
+    genome = Genome(write(tmp_path / "a.fa", content))
+    assert [bases(genome, i) for i in range(len(genome.contigs))] == expected
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty"),
+        (" \n\n", "is empty"),
+        ("ACGT\n", "not FASTA: its text begins with b'ACGT"),
+        ("@read\nACGT\n+\nIIII\n", "not FASTA"),
+        (">a\n>b\n", "2 records but no bases"),
+        (">a\nACGT\nAC\nACGT\n", ">a at line 3"),
+        (">ok\nACGT\n>bad\nACGT\nACGT\nACGTA\n", "'bad'.* line 6"),
+        (">a\nACGT\n\nACGT\n", ">a at line 3"),
+        (">a\n\nACGT\nACGT\n", ">a at line 2"),
+        (">a\nACGT\n\n\n", "blank lines inside or behind a record"),
+        (">a\nAC T\nACGT\n", "contig 'a', line 2: byte 32 stands among the bases"),
+        (">a\nACGT\nA>GT\n", "contig 'a', line 3: a '>' stands among the bases"),
+        (">a\r\nACGT\r\nACGTA\nACGT\r\nAC\r\n", "contig 'a', line 3"),
+        (">\nACGT\n", "Bad sequence name"),
+        (">a\nACGT\n>b\nAC\n>a\nGG\n", "two records are named 'a'"),
+        (">a\nMKVLAARWERTPQ\n", "looks like protein: of 13 letters only 3"),
+        (">a\n----\n", "looks like protein"),
+        (b">a\xff\nACGT\n", "not a regular FASTA"),
+    ],
+)
+def test_content_that_is_refused(tmp_path, content, message):
+    path = write(tmp_path / "a.fa", content)
+    with pytest.raises(GenomeError, match=message) as refusal:
+        Genome(path, cache_dir=tmp_path / "cache")
+    assert str(path) in str(refusal.value)
+
+
+def test_paths_that_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no such FASTA file.*missing\.fa"):
+        Genome(tmp_path / "missing.fa")
+    with pytest.raises(IsADirectoryError, match="give the FASTA files inside it"):
+        Genome(tmp_path)
+    with pytest.raises(ValueError, match="no FASTA file"):
+        Genome([])
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(GenomeError, match="not a regular file"):
+        Genome(tmp_path / "pipe")
+
+
+def test_a_contig_name_in_two_files_is_refused(tmp_path):
+    first, second = write(tmp_path / "a.fa", ">x\nAC\n"), write(tmp_path / "b.fa", ">x\nGT\n")
+    with pytest.raises(GenomeError, match=r"'x' occurs in .*a\.fa and again in .*b\.fa"):
+        Genome([first, second])
+
+
+# The index.
+
+
+def test_the_index_is_built_once_and_matches_samtools(tmp_path, capsys):
+    path = write(tmp_path / "a.fa", FASTA)
+    Genome(path)
+    assert "indexing" in capsys.readouterr().err
+    index = tmp_path / "a.fa.fai"
+    ours, written = index.read_text(), index.stat().st_mtime_ns
+    Genome(path)
+    assert capsys.readouterr().err == "" and index.stat().st_mtime_ns == written
+    index.unlink()
+    pysam.faidx(str(path))
+    assert index.read_text() == ours
+    assert sorted(os.listdir(tmp_path)) == ["a.fa", "a.fa.fai"]
+
+
+def test_a_stale_index_is_rebuilt(tmp_path):
+    path = write(tmp_path / "a.fa", ">a\nACGT\n")
+    Genome(path)
+    write(path, ">b\nGGGGGG\n")
+    os.utime(tmp_path / "a.fa.fai", ns=(0, path.stat().st_mtime_ns - 1))
+    assert bases(Genome(path), "b") == "GGGGGG"
+
+
+GOOD_INDEX = "one\t500\t18\t60\t61\ntwo\t5\t532\t5\t6\n"
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        "",
+        "nonsense",
+        "one\t500\t18\t60\n",
+        "one\t500\tx\t60\t61\ntwo\t5\t532\t5\t6\n",
+        "one\t99999999\t18\t60\t61\ntwo\t5\t532\t5\t6\n",
+        "one\t500\t99999999\t60\t61\ntwo\t5\t532\t5\t6\n",
+        "one\t4611686018427387903\t18\t60\t61\ntwo\t5\t532\t5\t6\n",
+        "one\t500\t18\t4611686018427387902\t4611686018427387903\ntwo\t5\t532\t5\t6\n",
+        "one\t99999999999999999999999\t18\t60\t61\ntwo\t5\t532\t5\t6\n",
+        "one\t-1\t18\t60\t61\ntwo\t5\t532\t5\t6\n",
+        "one\t500\t18\t0\t0\ntwo\t5\t532\t5\t6\n",
+        "one\t500\t18\t60\t60\ntwo\t5\t532\t5\t6\n",
+        "one\t500\t18\t60\t62\ntwo\t5\t532\t5\t6\n",
+        "one\t500\t18\t59\t60\ntwo\t5\t532\t5\t6\n",
+        "one\t500\t18\t60\t99\ntwo\t5\t532\t5\t6\n",
+        "one\t499\t18\t60\t61\ntwo\t5\t532\t5\t6\n",
+        "one\t480\t18\t60\t61\ntwo\t5\t532\t5\t6\n",
+        "one\t501\t18\t60\t61\ntwo\t5\t532\t5\t6\n",
+        "one\t500\t17\t60\t61\ntwo\t5\t532\t5\t6\n",
+        "one\t500\t19\t60\t61\ntwo\t5\t532\t5\t6\n",
+        "one\t500\t18\t60\t61\n",
+        "two\t5\t532\t5\t6\n",
+        "two\t5\t532\t5\t6\none\t500\t18\t60\t61\n",
+        "two\t500\t18\t60\t61\none\t5\t532\t5\t6\n",
+        "on\t500\t18\t60\t61\ntwo\t5\t532\t5\t6\n",
+        "one\t500\t18\t60\t61\none\t5\t532\t5\t6\n",
+        "one\t500\t18\t60\t61\ntwo\t5\t532\t5\t6\nthree\t5\t532\t5\t6\n",
+        b"\xff\t500\t18\t60\t61\ntwo\t5\t532\t5\t6\n",
+    ],
+)
+def test_a_corrupt_index_is_replaced_and_never_gives_wrong_bases(tmp_path, capsys, index):
+    path = write(tmp_path / "a.fa", FASTA)
+    write(tmp_path / "a.fa.fai", index)
+    genome = Genome(path)
+    assert bases(genome, "one") == SEQUENCE and bases(genome, "two") == "ACGTN"
+    assert "does not fit its FASTA" in capsys.readouterr().err
+    assert (tmp_path / "a.fa.fai").read_text() == GOOD_INDEX
+
+
+def test_an_index_beside_a_ragged_file_does_not_help(tmp_path):
+    path = write(tmp_path / "a.fa", ">a\nACGT\nAC\nACGT\n")
+    write(tmp_path / "a.fa.fai", "a\t10\t3\t4\t5\n")
+    with pytest.raises(GenomeError, match=">a at line 3"):
+        Genome(path)
+
+
+def test_the_reader_names_contig_and_line_of_a_wrong_byte_deep_in_a_large_file(tmp_path):
+    lines = wrap(random_bases(60) * 200_000).encode()
+    path = write(tmp_path / "a.fa", b">big\n" + lines[:-100] + b"\x00" + lines[-99:])
+    with pytest.raises(GenomeError, match="contig 'big', line 200000: byte 0 stands among the bases"):
+        Genome(path)
+
+
+# Compressed files, and folders that cannot be written to.
+
+
+@pytest.mark.parametrize("name", ["a.fa.gz", "a.fa", "a"])
+@pytest.mark.parametrize("blocks", [False, True], ids=["gzip", "bgzip"])
+def test_compressed_files_are_decompressed_once(tmp_path, capsys, name, blocks):
+    path = tmp_path / name
+    if blocks:
+        with pysam.BGZFile(str(path), "wb") as file:
+            file.write(FASTA.encode())
+    else:
+        write(path, gzip.compress(FASTA.encode()))
+    genome = Genome(path)
+    assert bases(genome, "one") == SEQUENCE
+    assert genome.fingerprint == hashlib.sha256(FASTA.encode()).hexdigest()
+    copy = tmp_path / f"{name}.nucel.fa"
+    assert copy.read_text() == FASTA and copy.stat().st_mtime_ns == path.stat().st_mtime_ns
+    announced = capsys.readouterr().err.splitlines()
+    assert sum("decompressing" in line for line in announced) == 1 and str(copy) in announced[0]
+    Genome(path)
+    assert capsys.readouterr().err == ""
+    assert sorted(os.listdir(tmp_path)) == sorted([name, copy.name, copy.name + ".fai"])
+
+
+def test_a_plain_file_may_have_any_name(tmp_path):
+    assert bases(Genome(write(tmp_path / "a.fa.gz", ">a\nACGT\n"))) == "ACGT"
+
+
+@pytest.mark.parametrize("shift_ns", [1_000, -1_000])
+def test_a_copy_of_another_time_is_rebuilt_with_its_index(tmp_path, shift_ns):
+    path = write(tmp_path / "a.fa.gz", gzip.compress(b">a\nACGT\n"))
+    changed = path.stat().st_mtime_ns
+    Genome(path)
+    write(path, gzip.compress(b">b\nGGGGGG\n"))
+    os.utime(path, ns=(changed + shift_ns, changed + shift_ns))
+    assert bases(Genome(path), "b") == "GGGGGG"
+
+
+def damaged(whole: bytes, kind: str) -> bytes:
+    return {
+        "truncated": whole[: len(whole) // 2],
+        "header only": whole[:4],
+        "wrong checksum": whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:],
+        "garbage inside": whole[:100] + bytes(40) + whole[140:],
+        "garbage behind": whole + b"garbage",
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["truncated", "header only", "wrong checksum", "garbage inside", "garbage behind"])
+def test_damaged_gzip_is_refused_and_leaves_nothing(tmp_path, kind):
+    text = f">a\n{wrap(random_bases(3_000_000))}".encode()
+    path = write(tmp_path / "a.fa.gz", damaged(gzip.compress(text, 1), kind))
+    with pytest.raises(GenomeError, match=r"a\.fa\.gz is a damaged or incomplete gzip file"):
+        Genome(path)
+    assert os.listdir(tmp_path) == ["a.fa.gz"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no sequence"])
+def test_compressed_files_of_something_else_leave_nothing(tmp_path, content):
+    path = write(tmp_path / "a.gz", gzip.compress(content))
+    with pytest.raises(GenomeError, match=r"a\.gz is (empty|not FASTA)"):
+        Genome(path)
+    assert os.listdir(tmp_path) == ["a.gz"]
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.fa.gz", gzip.compress(FASTA.encode()))
+
+    def no_space(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match=r"No space left on device.*nothing is left.*a\.fa\.gz\.nucel\.fa") as full:
+        Genome(path)
+    assert full.value.errno == errno.ENOSPC
+    assert os.listdir(tmp_path) == ["a.fa.gz"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_left_alone(tmp_path, monkeypatch, capsys):
+    folder, cache = tmp_path / "data", tmp_path / "cache"
+    folder.mkdir()
+    plain = write(folder / "plain.fa", ">p\nAC\n")
+    packed = write(folder / "packed.fa.gz", gzip.compress(FASTA.encode()))
+    as_if_read_only(monkeypatch, folder)
+    for _ in range(2):
+        genome = Genome([plain, packed], cache_dir=cache)
+        assert bases(genome, "one") == SEQUENCE
+    announced = capsys.readouterr().err
+    assert announced.count("decompressing") == 1 and announced.count("cannot be written to") == 2
+    assert sorted(os.listdir(folder)) == ["packed.fa.gz", "plain.fa"]
+    assert len(os.listdir(cache)) == 3 and all("-p" in name for name in os.listdir(cache))
+
+
+def test_the_default_cache_follows_the_environment(tmp_path, monkeypatch):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    as_if_read_only(monkeypatch, folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    Genome(write(folder / "a.fa", ">a\nAC\n"))
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    Genome(write(folder / "a.fa", ">a\nAC\n"))
+    assert os.listdir(tmp_path / "xdg" / "nucel") == os.listdir(tmp_path / "home" / ".cache" / "nucel")
+
+
+def test_a_user_without_a_home_can_read(tmp_path, monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert bases(Genome(write(tmp_path / "a.fa", ">a\nACGT\n"))) == "ACGT"
+
+
+def test_files_of_one_name_in_two_folders_do_not_share_a_cache_entry(tmp_path, monkeypatch):
+    monkeypatch.setattr(genome_module, "_is_writable", lambda folder: False)
+    for folder, sequence in (("x", "ACGT"), ("y", "GGGG")):
+        (tmp_path / folder).mkdir()
+        path = write(tmp_path / folder / "a.fa.gz", gzip.compress(f">a\n{sequence}\n".encode()))
+        os.utime(path, ns=(1, 1))
+        assert bases(Genome(path, cache_dir=tmp_path / "cache")) == sequence
+
+
+def test_several_may_open_a_new_file_at_once(tmp_path):
+    path = write(tmp_path / "a.fa.gz", gzip.compress(FASTA.encode()))
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(bases(Genome(path), "one"))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [SEQUENCE] * 6
+
+
+# Windows.
+
+
+def test_tile_starts_at_zero_and_ends_flush(tmp_path):
+    text = f">a\n{wrap(random_bases(250))}>short\n{wrap(random_bases(99))}>exact\n{wrap(random_bases(190))}"
+    windows = Windows.tile(Genome(write(tmp_path / "a.fa", text)), window_bp=100, overlap_bp=10)
+    assert windows.contig.tolist() == [0, 0, 0, 2, 2]
+    assert windows.start_bp.tolist() == [0, 90, 150, 0, 90]
+    assert (windows.contig.dtype, windows.start_bp.dtype, len(windows)) == (np.int32, np.int64, 5)
+    assert Windows.tile(windows.genome, 100, 10, contigs=["exact"]).contig.tolist() == [2, 2]
+
+
+def test_tile_drops_windows_with_too_many_unknown_bases(tmp_path):
+    sequence = "A" * 10 + "R" + "A" * 9 + "NN" + "A" * 8 + "n" * 10
+    genome = Genome(write(tmp_path / "a.fa", f">a\n{wrap(sequence, 7)}>b\n{'C' * 10}\n"))
+    starts = {
+        share: Windows.tile(genome, 10, 0, max_unknown=share).start_bp.tolist() for share in (0, 0.1, 0.2, 0.99, 1)
+    }
+    assert starts == {0: [0, 0], 0.1: [0, 10, 0], 0.2: [0, 10, 20, 0], 0.99: [0, 10, 20, 0], 1: [0, 10, 20, 30, 0]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"window_bp": 0}, "window_bp must be at least 1, got 0"),
+        ({"window_bp": 10, "overlap_bp": 10}, r"overlap_bp must lie in \[0, window_bp\) = \[0, 10\), got 10"),
+        ({"overlap_bp": -1}, "overlap_bp must lie"),
+        ({"max_unknown": 1.5}, "max_unknown is a share"),
+        ({"max_unknown": float("nan")}, "max_unknown is a share"),
+        ({"contigs": ["three"]}, "no contig 'three'"),
+        ({"contigs": "one"}, "must be a sequence of names"),
+    ],
+)
+def test_tile_refuses_bad_arguments(tmp_path, arguments, message):
+    genome = Genome(write(tmp_path / "a.fa", FASTA))
+    with pytest.raises(ValueError, match=message):
+        Windows.tile(genome, **arguments)
+
+
+def test_tile_refuses_to_give_no_windows(tmp_path):
+    genome = Genome(write(tmp_path / "a.fa", FASTA))
+    with pytest.raises(GenomeError, match="the longest has 500 bp; lower window_bp"):
+        Windows.tile(genome, window_bp=501)
+    genome = Genome(write(tmp_path / "b.fa", f">a\n{'N' * 300}\n"))
+    with pytest.raises(GenomeError, match="raise max_unknown"):
+        Windows.tile(genome, window_bp=100, overlap_bp=0)
+
+
+def test_windows_must_lie_inside_their_contig(tmp_path):
+    genome = Genome(write(tmp_path / "a.fa", FASTA))
+    for contig, start in ((2, 0), (-1, 0), (0, -1), (0, 401), (1, 0)):
+        with pytest.raises(ValueError, match="contig"):
+            Windows(genome, 100, np.array([contig]), np.array([start]))
+    with pytest.raises(ValueError, match="vectors of one length"):
+        Windows(genome, 100, np.array([0, 0]), np.array([0]))
+
+
+@pytest.fixture
+def three_contigs(tmp_path) -> Windows:
+    text = "".join(f">c{i}\n{wrap(random_bases(length, i))}" for i, length in enumerate((9_000, 4_000, 1_000)))
+    return Windows.tile(Genome(write(tmp_path / "a.fa", text)), window_bp=100, overlap_bp=20)
+
+
+def test_hold_out_of_whole_contigs(three_contigs):
+    train, held_out = three_contigs.hold_out(contigs=["c1"])
+    assert set(held_out.contig.tolist()) == {1} and set(train.contig.tolist()) == {0, 2}
+    assert len(train) + len(held_out) == len(three_contigs)
+
+
+def test_hold_out_of_a_fraction_is_exact_seeded_and_in_blocks(three_contigs):
+    train, held_out = three_contigs.hold_out(fraction=0.2, seed=3)
+    assert len(held_out) == round(0.2 * len(three_contigs))
+    again = three_contigs.hold_out(fraction=0.2, seed=3)[1]
+    assert (held_out.contig == again.contig).all() and (held_out.start_bp == again.start_bp).all()
+    other = three_contigs.hold_out(fraction=0.2, seed=4)[1]
+    assert held_out.start_bp.tolist() != other.start_bp.tolist()
+    # Each block costs the two windows at its ends, so a few blocks cost far fewer than single windows would.
+    assert len(three_contigs) - len(train) - len(held_out) <= 12
+
+
+def test_hold_out_of_a_tiny_fraction_is_one_window(three_contigs):
+    assert len(three_contigs.hold_out(fraction=1e-9)[1]) == 1
+
+
+def test_hold_out_of_nothing_changes_nothing(three_contigs):
+    train, held_out = three_contigs.hold_out()
+    assert len(train) == len(three_contigs) and len(held_out) == 0
+
+
+def test_hold_out_refusals(three_contigs):
+    with pytest.raises(GenomeError, match="leaves none to train on"):
+        three_contigs.hold_out(contigs=["c0", "c1", "c2"])
+    with pytest.raises(GenomeError, match="leaves none to train on"):
+        three_contigs.hold_out(fraction=0.999)
+    only_first = Windows.tile(three_contigs.genome, 100, 20, contigs=["c0"])
+    with pytest.raises(GenomeError, match="none of 113 windows lies on these contigs: c2"):
+        only_first.hold_out(contigs=["c2"])
+    for arguments, message in (
+        ({"fraction": 1.0}, "fraction must lie"),
+        ({"fraction": -0.1}, "fraction must lie"),
+        ({"contigs": ["c9"]}, "no contig 'c9'"),
+        ({"fraction": 0.1, "seed": -1}, "seed must lie"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            three_contigs.hold_out(**arguments)
+
+
+# The sampler.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"context": 102}, r"must lie in \[2, 101\], got 102"),
+        ({"context": 1}, "context is"),
+        ({"rank": 1}, r"rank must lie in \[0, world_size\) = \[0, 1\), got 1"),
+        ({"rank": -1}, "rank must lie"),
+        ({"batch_size": 3, "world_size": 4}, "at least world_size = 4, got 3"),
+        ({"batch_size": 0}, "at least world_size"),
+        ({"threads": 0}, "threads must be at least 1"),
+        ({"seed": 1 << 64}, "seed must lie"),
+    ],
+)
+def test_sampler_refuses_bad_arguments(three_contigs, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        WindowSampler(three_contigs, **{"context": 64, **arguments})
+
+
+def test_sampler_refuses_empty_windows_and_impossible_steps(three_contigs):
+    with pytest.raises(ValueError, match="no windows"):
+        WindowSampler(three_contigs.hold_out()[1], context=64)
+    sampler = WindowSampler(three_contigs, context=64)
+    for step in (-1, 1 << 60):
+        with pytest.raises(ValueError, match="step must lie"):
+            sampler.batch(step)
+
+
+def test_batch_shapes_and_types(three_contigs):
+    batch = WindowSampler(three_contigs, context=64, batch_size=7, rank=1, world_size=2).batch(0)
+    assert [(array.shape, array.dtype) for array in batch] == [
+        ((4, 64), np.uint8), ((4,), np.int32), ((4,), np.int64), ((4,), np.int8),
+    ]  # fmt: skip
+    assert (batch.tokens[:, 0] == vocab.CLS).all() and not (batch.tokens[:, 1:] == vocab.CLS).any()
+
+
+def test_steps_far_away_are_as_good_as_the_first(three_contigs):
+    sampler = WindowSampler(three_contigs, context=64, batch_size=192)
+    batch = sampler.batch(1 << 40)
+    row = three_contigs.genome.fetch(int(batch.contig[5]), int(batch.start_bp[5]), int(batch.start_bp[5]) + 63)
+    expected = row if batch.strand[5] == 1 else vocab.reverse_complement(row)
+    assert (batch.tokens[5, 1:] == expected).all()
+
+
+def test_batches_are_fresh_arrays(three_contigs):
+    sampler = WindowSampler(three_contigs, context=64)
+    first = sampler.batch(0)
+    kept = first.tokens.copy()
+    first.tokens[:] = 0
+    assert (sampler.batch(0).tokens == kept).all()
+
+
+def test_steps_per_epoch_and_rows(three_contigs):
+    sampler = WindowSampler(three_contigs, context=64, batch_size=10, rank=2, world_size=3)
+    assert sampler.steps_per_epoch == len(three_contigs) / 10 and sampler.rows == 4
+
+
+def test_without_reverse_complement_all_rows_are_forward(three_contigs):
+    sampler = WindowSampler(three_contigs, context=64, reverse_complement=False)
+    assert (sampler.batch(0).strand == 1).all()
+
+
+def test_four_threads_at_once_get_what_one_gets(three_contigs):
+    sampler = WindowSampler(three_contigs, context=64, batch_size=32, threads=2)
+    alone = [sampler.batch(step).tokens for step in range(40)]
+    together: dict[tuple[int, int], np.ndarray] = {}
+
+    def work(worker: int) -> None:
+        for step in np.random.default_rng(worker).permutation(40).tolist():
+            together[worker, step] = sampler.batch(step).tokens
+
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(together) == 160
+    assert all((tokens == alone[step]).all() for (_, step), tokens in together.items())
