@@ -1,0 +1,256 @@
+"""What is trained, and how it is run: frozen dataclasses, and the presets as functions.
+
+Every field is a command-line flag of ``python -m nucel.train``. `Recipe` holds what decides the result; two runs with
+the same recipe on the same genome are the same run, and only such a run can be resumed. `TrainConfig` adds where and
+how it is carried out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work, or that does not fit the run it is used with."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """A ModernBERT-type encoder. The defaults are NucEL's discriminator."""
+
+    layers: int = 22
+    """Number of blocks."""
+    width: int = 512
+    """Model width C (hidden size)."""
+    heads: int = 16
+    """Attention heads; the head width is width / heads."""
+    intermediate: int = 2048
+    """Inner width of the GeGLU."""
+    radius: int = 64
+    """Local layers: a position sees +-radius positions (ModernBERT's local_attention is twice this)."""
+    global_every: int = 3
+    """Layers 0, n, 2n, ... see all positions, the others a window."""
+    global_theta: float = 160_000.0
+    """Base of the rotary embedding in global layers."""
+    local_theta: float = 10_000.0
+    """Base of the rotary embedding in local layers."""
+    norm_eps: float = 1e-5
+    """Epsilon of the LayerNorms."""
+    init_std: float = 0.02
+    """Standard deviation of the initial weights. 0.02 suits a width of 512; narrow models learn sooner with more."""
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads", "intermediate", "global_every"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        _require(self.radius >= 0, f"radius must be at least 0, got {self.radius}")
+        _require(
+            self.width % (2 * self.heads) == 0,
+            f"width must be a multiple of 2 * heads (rotary embedding pairs up each head's channels), "
+            f"got width {self.width} with {self.heads} heads",
+        )
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+    def is_global(self, layer: int) -> bool:
+        return layer % self.global_every == 0
+
+
+@dataclass(frozen=True)
+class ElectraConfig:
+    """A generator that proposes bases and a discriminator that judges every position."""
+
+    generator: EncoderConfig = field(
+        default_factory=lambda: EncoderConfig(layers=11, width=256, heads=8, intermediate=1024)
+    )
+    discriminator: EncoderConfig = field(default_factory=EncoderConfig)
+    mask_rate: float = 0.15
+    """Share of a window's positions that are masked."""
+    temperature: float = 1.0
+    """Of the draw from the generator; not stated in the paper."""
+    discriminator_weight: float = 50.0
+    """Weight of the discriminator's loss beside the generator's."""
+    tie_embeddings: bool = True
+    """Generator's decoder shares its embedding matrix (ModernBERT's default; not stated in the paper)."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.mask_rate < 1, f"mask_rate must lie between 0 and 1, got {self.mask_rate}")
+        _require(self.temperature > 0, f"temperature must be positive, got {self.temperature}")
+        _require(self.discriminator_weight >= 0, f"discriminator_weight must be >= 0, got {self.discriminator_weight}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the result of a run besides the genome. The defaults are the paper's, where it states them."""
+
+    model: ElectraConfig = field(default_factory=ElectraConfig)
+
+    context: int = 1024
+    """Tokens of a training window: [CLS] and context - 1 bases."""
+    window_bp: int = 1224
+    """Length of the windows that tile the genome; the context is cropped from one at random in each epoch."""
+    overlap_bp: int = 100
+    """Overlap of neighbouring windows."""
+    max_unknown: float = 0.1
+    """Windows with a larger share of bases other than A, C, G, T are dropped; not stated in the paper."""
+    hold_out: tuple[str, ...] = ()
+    """Contigs kept for validation."""
+    hold_out_fraction: float = 0.01
+    """Share of the windows kept for validation, in contiguous blocks, besides the contigs of --hold-out."""
+    reverse_complement: bool = True
+    """Read each window from either strand with equal chance; not stated in the paper."""
+
+    steps: int = 700_000
+    """Optimizer steps of the whole schedule."""
+    batch_size: int = 192
+    """Windows per optimizer step, over all micro-batches."""
+    lr: float = 1e-4
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay of the first and second moment."""
+    adam_eps: float = 1e-8
+    """AdamW's epsilon."""
+    weight_decay: float = 0.01
+    """AdamW's decay of matrices (never of norms and biases); not stated in the paper."""
+    warmup_steps: int = 1000
+    """Steps of linear warm-up from 0."""
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rate from warm-up to the last step; linear and cosine end at 0. Not stated in the paper."""
+    max_grad_norm: float = 1.0
+    """Gradients of both networks together are scaled down to this norm."""
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Compute precision; auto is bf16 on a GPU and fp32 on a CPU. Weights are always fp32."""
+    seed: int = 0
+    """Of the weights, the windows, the masks and the proposals."""
+
+    def __post_init__(self) -> None:
+        _require(self.context >= 2, f"context must be at least 2 ([CLS] and one base), got {self.context}")
+        _require(
+            self.window_bp >= self.context - 1,
+            f"window_bp must be at least context - 1 = {self.context - 1}, got {self.window_bp}",
+        )
+        _require(
+            0 <= self.overlap_bp < self.window_bp,
+            f"overlap_bp must lie in [0, window_bp = {self.window_bp}), got {self.overlap_bp}",
+        )
+        _require(
+            round(self.model.mask_rate * (self.context - 1)) >= 1,
+            f"mask_rate {self.model.mask_rate} masks no position of a context of {self.context}; raise one of them",
+        )
+        _require(0 <= self.max_unknown <= 1, f"max_unknown must lie in [0, 1], got {self.max_unknown}")
+        _require(0 <= self.hold_out_fraction < 1, f"hold_out_fraction must lie in [0, 1), got {self.hold_out_fraction}")
+        _require(
+            bool(self.hold_out) or self.hold_out_fraction > 0,
+            "validation needs held-out windows: give --hold-out contigs or a --hold-out-fraction above 0",
+        )
+        for name in ("steps", "batch_size"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "adam_eps", "max_grad_norm"):
+            _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("weight_decay", "warmup_steps"):
+            _require(getattr(self, name) >= 0, f"{name} must be at least 0, got {getattr(self, name)}")
+        _require(all(0 <= b < 1 for b in self.betas), f"betas must lie in [0, 1), got {self.betas}")
+
+
+@dataclass(frozen=True)
+class TrainConfig(Recipe):
+    """A recipe, and where and how it is carried out. None of the fields below changes what is trained."""
+
+    genome: tuple[Path, ...] = ()
+    """FASTA files, plain or gzip / bgzip. Without one a small demo genome is generated."""
+    out: Path | None = None
+    """Run directory; by default runs/ and a time stamp."""
+    resume: str | None = None
+    """A run directory to continue, or "auto": continue --out if it holds a checkpoint, else start it."""
+    stop_after: int | None = None
+    """Stop after this step with a checkpoint; the schedule stays that of --steps."""
+    micro_batch: int | None = None
+    """Windows per forward and backward pass; gradients are accumulated. By default the whole batch."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto takes a GPU where there is one."""
+    threads: int | None = None
+    """Threads of the sampler; by default the CPUs this process may use."""
+    validate_every: int = 1000
+    """Steps between validations; one always follows the last step."""
+    validation_windows: int = 1024
+    """Held-out windows per validation, the same ones each time (fewer where fewer are held out)."""
+    save_every: int = 1000
+    """Steps between checkpoints; one always follows the last step."""
+    keep: int = 2
+    """Checkpoints kept."""
+    log_every: int = 50
+    """Steps between lines of metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("validate_every", "validation_windows", "save_every", "keep", "log_every"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("stop_after", "micro_batch", "threads"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"{name} must be at least 1, got {value}")
+        _require(
+            self.micro_batch is None or self.batch_size % self.micro_batch == 0,
+            f"batch_size must be a multiple of micro_batch, got {self.batch_size} and {self.micro_batch}",
+        )
+
+
+def debug() -> TrainConfig:
+    """A pair of 1 M parameters that learns the demo genome within a minute or two on a laptop's CPU."""
+    return TrainConfig(
+        model=ElectraConfig(
+            generator=EncoderConfig(layers=2, width=64, heads=2, intermediate=128, init_std=0.05),
+            discriminator=EncoderConfig(layers=4, width=128, heads=4, intermediate=256, init_std=0.05),
+        ),
+        context=256,
+        window_bp=320,
+        overlap_bp=32,
+        hold_out_fraction=0.1,
+        steps=400,
+        batch_size=16,
+        lr=2e-3,
+        warmup_steps=40,
+        decay="linear",
+        validate_every=100,
+        validation_windows=128,
+        save_every=200,
+        log_every=10,
+    )
+
+
+def small() -> TrainConfig:
+    """A few million parameters: bacterial genomes on a CPU within half an hour, any genome on a small GPU."""
+    return TrainConfig(
+        model=ElectraConfig(
+            generator=EncoderConfig(layers=3, width=128, heads=4, intermediate=256, init_std=0.04),
+            discriminator=EncoderConfig(layers=6, width=256, heads=8, intermediate=512, init_std=0.03),
+        ),
+        context=512,
+        window_bp=640,
+        overlap_bp=64,
+        hold_out_fraction=0.05,
+        steps=2000,
+        batch_size=16,
+        lr=1e-3,
+        warmup_steps=100,
+        decay="linear",
+        validate_every=250,
+        validation_windows=256,
+        save_every=500,
+        log_every=20,
+    )
+
+
+def base() -> TrainConfig:
+    """The paper's pair (93 M + 12 M parameters) and recipe; 700,000 steps are about 50 epochs of the human genome."""
+    return TrainConfig()
+
+
+PRESETS = {"debug": debug, "small": small, "base": base}

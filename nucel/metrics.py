@@ -1,0 +1,74 @@
+"""Figures of merit of replaced-token detection, exact, on the device the scores are on.
+
+The class of interest is the replaced token: it is rare (about a tenth), so accuracy says little, and a constant guess
+already reaches a low cross-entropy. Hence AUROC, average precision, and the loss beside its blind value.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def blind_cross_entropy(fraction: float) -> float:
+    """Binary cross-entropy in nats of the best constant guess where a fraction of the labels is 1."""
+    return -sum(p * math.log(p) for p in (fraction, 1 - fraction) if p > 0)
+
+
+class RankedScores:
+    """Scores with binary labels, sorted once, for AUROC and average precision under any weights.
+
+    Args:
+        scores: (N,), higher means more likely positive. Ties count one half.
+        positive: bool (N,).
+    """
+
+    def __init__(self, scores: Tensor, positive: Tensor):
+        ordered, self.order = scores.double().sort(descending=True)
+        self.positive = positive[self.order]
+        _, counts = ordered.unique_consecutive(return_counts=True)
+        self.group_ends = counts.cumsum(0) - 1
+
+    def _cumulative(self, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Weight of positives and of negatives ranked at or above each distinct score."""
+        if weights is None:
+            weights = torch.ones_like(self.order, dtype=torch.float64)
+        weights = weights.double()[self.order]
+        true = (weights * self.positive).cumsum(0)[self.group_ends]
+        false = (weights * ~self.positive).cumsum(0)[self.group_ends]
+        return true, false
+
+    def auroc(self, weights: Tensor | None = None) -> float:
+        """Chance that a positive outranks a negative; nan without one of either. weights (N,) count each score."""
+        true, false = self._cumulative(weights)
+        if len(true) == 0 or true[-1] == 0 or false[-1] == 0:
+            return math.nan
+        zero = true.new_zeros(1)
+        return float(torch.trapezoid(torch.cat((zero, true)), torch.cat((zero, false))) / (true[-1] * false[-1]))
+
+    def average_precision(self) -> float:
+        """Precision averaged over the recalled positives; nan without a positive."""
+        true, false = self._cumulative(None)
+        if len(true) == 0 or true[-1] == 0:
+            return math.nan
+        gained = torch.diff(true, prepend=true.new_zeros(1))
+        return float((gained * true / (true + false)).sum() / true[-1])
+
+
+def bootstrap_auroc(scores: Tensor, positive: Tensor, seed: int = 0, draws: int = 200) -> tuple[float, float]:
+    """95 % interval of the AUROC of scores (B, T) with labels positive, bool (B, T), by resampling whole rows.
+
+    Rows (windows) are the unit, since neighbouring positions are not independent.
+    """
+    ranked = RankedScores(scores.flatten(), positive.flatten())
+    windows, positions = scores.shape
+    generator = torch.Generator().manual_seed(seed)
+    values = []
+    for _ in range(draws):
+        picked = torch.randint(windows, (windows,), generator=generator)
+        weights = torch.bincount(picked, minlength=windows).to(scores.device)
+        values.append(ranked.auroc(weights.repeat_interleave(positions)))
+    low, high = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+    return float(low), float(high)
