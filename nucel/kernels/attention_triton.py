@@ -18,7 +18,7 @@ Two families of kernels, chosen by the radius alone:
 
 What is saved: nothing but qkv, O and the rows' log-sum-exp. Rotations, P and delta are recomputed.
 
-Softmax is in base 2, with log2(e) / sqrt(D) folded into Q; all accumulation is in fp32. Every output element is written
+Softmax is in base 2, with log2(e) / sqrt(D) folded into Q and K, half (its root) each; all accumulation is in fp32. Every output element is written
 by one program, in a fixed order and without atomics, so two runs give the same bits. Limits: D even and at most
 `MAX_WIDTH` (other widths than powers of two, and halves under the 16 columns of a matrix instruction, are padded with
 zeros in registers); fp32, fp16 or bf16. `supports` says whether a tensor is within them.
@@ -108,8 +108,9 @@ def _load_angles(cos, sin, start, end, ROWS: tl.constexpr, D: tl.constexpr, HALF
 
 
 @triton.jit
-def _load_rotated(base, c, s, scale, start, end, stride, ROWS: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr):
+def _load_rotated(base, cos, sin, scale, start, end, stride, ROWS: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr):
     """rotate(x) * scale as its two halves (ROWS, HALF), computed in fp32 and given in the dtype of x."""
+    c, s = _load_angles(cos, sin, start, end, ROWS, D, HALF)
     x1 = _load(base, start, end, stride, ROWS, HALF, D // 2).to(tl.float32)
     x2 = _load(base + D // 2, start, end, stride, ROWS, HALF, D // 2).to(tl.float32)
     dtype = base.dtype.element_ty
@@ -118,9 +119,10 @@ def _load_rotated(base, c, s, scale, start, end, stride, ROWS: tl.constexpr, D: 
 
 @triton.jit
 def _store_unrotated(
-    base, x1, x2, c, s, start, end, stride, ROWS: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr
+    base, x1, x2, cos, sin, start, end, stride, ROWS: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr
 ):
     """Rotate the halves back, which is what the gradient of a rotation does, and store them."""
+    c, s = _load_angles(cos, sin, start, end, ROWS, D, HALF)
     _store(base, x1 * c + x2 * s, start, end, stride, ROWS, HALF, D // 2)
     _store(base + D // 2, x2 * c - x1 * s, start, end, stride, ROWS, HALF, D // 2)
 
@@ -150,20 +152,44 @@ def _near(rows, columns, radius):
 
 
 @triton.jit
+def _delta(do, o):
+    """delta_i = dO_i . O_i, (ROWS,)."""
+    return tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
+
+
+@triton.jit
 def _load_lse(lse, start, length, ROWS: tl.constexpr):
     """Log-sum-exp (ROWS,) in base 2; +inf outside of [0, length), which makes P = exp2(S - lse) vanish there."""
     rows = start + tl.arange(0, ROWS)
     return tl.load(lse + rows, mask=(rows >= 0) & (rows < length), other=float("inf")) * LOG2_E
 
 
-# ---- band: the whole window at once ----------------------------------------------------------------------------------
+@triton.jit
+def _store_rows(
+    out, lse, o, pivot, total, b, h, start, length, T, H, ROWS: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr
+):
+    """O / total, and pivot + log(total) in base e; 0 in padding rows, whatever they saw."""
+    rows = start + tl.arange(0, ROWS)
+    real = rows < length
+    total = tl.where(real, total, 1.0)
+    o = tl.where(real[:, None], o / total[:, None], 0.0)
+    _store(out + b * T * H * D + h * D, o, start, T, H * D, ROWS, 2 * HALF, D)
+    tl.store(lse + (b * H + h) * T + rows, tl.where(real, (pivot + tl.log2(total)) * LN_2, 0.0), mask=rows < T)
+
+
+# ---- local -----------------------------------------------------------------------------------------------------------
 
 
 @triton.jit
-def _band_scores(q1, q2, k1, k2, rows, keys, radius, length):
-    """Scores (ROWS, KEYS) of a piece of the band, -inf where a row must not look."""
-    s = _dot_halves(q1, q2, k1, k2)
-    return tl.where(_near(rows, keys, radius) & ((keys >= 0) & (keys < length))[None, :], s, float("-inf"))
+def _band_scores(
+    q1, q2, keys, cos, sin, scale, start, first, radius, length, stride,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
+    """Scores (ROWS, COLUMNS) of queries from `start` on with keys from `first` on, -inf where not visible."""
+    k1, k2 = _load_rotated(keys, cos, sin, scale, first, length, stride, COLUMNS, D, HALF)  # (COLUMNS, HALF)
+    rows, columns = start + tl.arange(0, ROWS), first + tl.arange(0, COLUMNS)
+    visible = _near(rows, columns, radius) & ((columns >= 0) & (columns < length))[None, :]
+    return tl.where(visible, _dot_halves(q1, q2, k1, k2), float("-inf"))
 
 
 @_jit
@@ -171,7 +197,7 @@ def _band_forward(
     qkv, cos, sin, lengths, out, lse, T, H, radius, scale,
     D: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, SIDE: tl.constexpr,
 ):  # fmt: skip
-    """One program: BLOCK queries of one head against SIDE + BLOCK + SIDE keys, SIDE >= radius."""
+    """One program: BLOCK queries of one head against SIDE + BLOCK + SIDE keys at once, SIDE >= radius."""
     b, h, start, length = _place(lengths, T, H, BLOCK)
     stride = 3 * H * D
     queries = qkv + b * T * stride + h * D
@@ -179,149 +205,120 @@ def _band_forward(
     values = keys + H * D
     left, right = start - SIDE, start + BLOCK
 
-    c, s = _load_angles(cos, sin, start, length, BLOCK, D, HALF)  # (BLOCK, HALF)
-    q1, q2 = _load_rotated(queries, c, s, scale * LOG2_E, start, length, stride, BLOCK, D, HALF)
-    k1, k2 = _load_rotated(keys, c, s, 1.0, start, length, stride, BLOCK, D, HALF)
-    c, s = _load_angles(cos, sin, left, length, SIDE, D, HALF)  # (SIDE, HALF)
-    l1, l2 = _load_rotated(keys, c, s, 1.0, left, length, stride, SIDE, D, HALF)
-    c, s = _load_angles(cos, sin, right, length, SIDE, D, HALF)
-    r1, r2 = _load_rotated(keys, c, s, 1.0, right, length, stride, SIDE, D, HALF)
-
-    rows = start + tl.arange(0, BLOCK)
-    side = tl.arange(0, SIDE)
-    s_left = _band_scores(q1, q2, l1, l2, rows, left + side, radius, length)  # (BLOCK, SIDE)
-    s_own = _band_scores(q1, q2, k1, k2, rows, rows, radius, length)  # (BLOCK, BLOCK)
-    s_right = _band_scores(q1, q2, r1, r2, rows, right + side, radius, length)  # (BLOCK, SIDE)
+    q1, q2 = _load_rotated(queries, cos, sin, scale, start, length, stride, BLOCK, D, HALF)  # (BLOCK, HALF)
+    s_left = _band_scores(q1, q2, keys, cos, sin, scale, start, left, radius, length, stride, BLOCK, SIDE, D, HALF)
+    s_own = _band_scores(q1, q2, keys, cos, sin, scale, start, start, radius, length, stride, BLOCK, BLOCK, D, HALF)
+    s_right = _band_scores(q1, q2, keys, cos, sin, scale, start, right, radius, length, stride, BLOCK, SIDE, D, HALF)
 
     pivot = tl.maximum(tl.maximum(tl.max(s_left, 1), tl.max(s_right, 1)), tl.maximum(tl.max(s_own, 1), LOWEST))
-    p_left = tl.exp2(s_left - pivot[:, None])
-    p_own = tl.exp2(s_own - pivot[:, None])
-    p_right = tl.exp2(s_right - pivot[:, None])
+    p_left = tl.exp2(s_left - pivot[:, None])  # (BLOCK, SIDE)
+    p_own = tl.exp2(s_own - pivot[:, None])  # (BLOCK, BLOCK)
+    p_right = tl.exp2(s_right - pivot[:, None])  # (BLOCK, SIDE)
     total = tl.sum(p_left, 1) + tl.sum(p_own, 1) + tl.sum(p_right, 1)
 
+    v_left = _load(values, left, length, stride, SIDE, 2 * HALF, D)  # (SIDE, 2 * HALF)
+    v_own = _load(values, start, length, stride, BLOCK, 2 * HALF, D)
+    v_right = _load(values, right, length, stride, SIDE, 2 * HALF, D)
     dtype = qkv.dtype.element_ty
-    v = _load(values, left, length, stride, SIDE, 2 * HALF, D)  # (SIDE, 2 * HALF)
-    o = _dot(p_left.to(dtype), v)  # (BLOCK, 2 * HALF)
-    v = _load(values, start, length, stride, BLOCK, 2 * HALF, D)
-    o = _dot(p_own.to(dtype), v, o)
-    v = _load(values, right, length, stride, SIDE, 2 * HALF, D)
-    o = _dot(p_right.to(dtype), v, o)
-
-    # A padding row may see keys of the real end; it is 0 all the same.
-    real = rows < length
-    o = tl.where(real[:, None], o / total[:, None], 0.0)
-    _store(out + b * T * H * D + h * D, o, start, T, H * D, BLOCK, 2 * HALF, D)
-    tl.store(lse + (b * H + h) * T + rows, tl.where(real, (pivot + tl.log2(total)) * LN_2, 0.0), mask=rows < T)
+    o = _dot(p_left.to(dtype), v_left)  # (BLOCK, 2 * HALF)
+    o = _dot(p_own.to(dtype), v_own, o)
+    o = _dot(p_right.to(dtype), v_right, o)
+    _store_rows(out, lse, o, pivot, total, b, h, start, length, T, H, BLOCK, D, HALF)
 
 
 @triton.jit
-def _band_load_queries(
-    queries, grad_out, out, lse, c, s, scale, start, length, stride, out_stride,
-    ROWS: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
+def _local_query_gradient(
+    queries, keys, values, grad_out, out, lse, cos, sin, start, begin, end, radius, scale, length, stride, out_stride,
+    BLOCK: tl.constexpr, STEP: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
-    """What a backward pass needs of ROWS queries: rotated halves (ROWS, HALF), dO (ROWS, 2 * HALF), lse and delta."""
-    q1, q2 = _load_rotated(queries, c, s, scale, start, length, stride, ROWS, D, HALF)
-    do = _load(grad_out, start, length, out_stride, ROWS, 2 * HALF, D)
-    o = _load(out, start, length, out_stride, ROWS, 2 * HALF, D)
-    delta = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
-    return q1, q2, do, _load_lse(lse, start, length, ROWS), delta
+    """dQ = dS K of the BLOCK queries from `start` on, over the keys in [begin, end), as halves in rotated space."""
+    q1, q2 = _load_rotated(queries, cos, sin, scale, start, length, stride, BLOCK, D, HALF)  # (BLOCK, HALF)
+    do = _load(grad_out, start, length, out_stride, BLOCK, 2 * HALF, D)  # (BLOCK, 2 * HALF)
+    row_delta = _delta(do, _load(out, start, length, out_stride, BLOCK, 2 * HALF, D))
+    row_lse = _load_lse(lse, start, length, BLOCK)
+    rows = start + tl.arange(0, BLOCK)
+    dq1 = tl.zeros((BLOCK, HALF), tl.float32)
+    dq2 = tl.zeros((BLOCK, HALF), tl.float32)
+    for first in range(begin, end, STEP):
+        columns = first + tl.arange(0, STEP)
+        k1, k2 = _load_rotated(keys, cos, sin, scale, first, length, stride, STEP, D, HALF)  # (STEP, HALF)
+        v = _load(values, first, length, stride, STEP, 2 * HALF, D)  # (STEP, 2 * HALF)
+        visible = _near(rows, columns, radius) & (columns < length)[None, :]
+        p = tl.where(visible, tl.exp2(_dot_halves(q1, q2, k1, k2) - row_lse[:, None]), 0.0)  # (BLOCK, STEP)
+        ds = (p * (_dot(do, tl.trans(v)) - row_delta[:, None])).to(q1.dtype)
+        dq1 = _dot(ds, k1, dq1)
+        dq2 = _dot(ds, k2, dq2)
+    return dq1, dq2
 
 
 @triton.jit
-def _band_query_gradient(
-    dq1, dq2, q1, q2, do, row_lse, delta, keys, values, cos, sin, start, radius, length, stride, offset,
-    ROWS: tl.constexpr, KEYS: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
+def _local_key_gradients(
+    queries, keys, values, grad_out, out, lse, cos, sin, start, begin, end, radius, scale, length, stride, out_stride,
+    BLOCK: tl.constexpr, STEP: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
-    """dQ += dS K for the queries from `start` on and the KEYS keys from `start + offset` on."""
-    first = start + offset
-    c, s = _load_angles(cos, sin, first, length, KEYS, D, HALF)
-    k1, k2 = _load_rotated(keys, c, s, 1.0, first, length, stride, KEYS, D, HALF)  # (KEYS, HALF)
-    v = _load(values, first, length, stride, KEYS, 2 * HALF, D)  # (KEYS, 2 * HALF)
-    scores = _band_scores(
-        q1, q2, k1, k2, start + tl.arange(0, ROWS), first + tl.arange(0, KEYS), radius, length
-    )  # (ROWS, KEYS)
-    p = tl.exp2(scores - row_lse[:, None])
-    ds = (p * (_dot(do, tl.trans(v)) - delta[:, None])).to(q1.dtype)
-    return _dot(ds, k1, dq1), _dot(ds, k2, dq2)
+    """dK = dS' Q, as halves in rotated space, and dV = P' dO of the BLOCK keys from `start` on.
 
-
-@triton.jit
-def _band_key_gradients(
-    dk1, dk2, dv, k1, k2, v, queries, grad_out, out, lse, cos, sin, scale, start, radius, length, stride, out_stride,
-    offset, KEYS: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
-):  # fmt: skip
-    """dK += dS' Q and dV += P' dO for the keys from `start` on and the ROWS queries from `start + offset` on.
-
-    Computed transposed, keys down and queries across, so that P' and dS' are left operands as they come.
+    Over the queries in [begin, end), keys down and queries across, so that P' and dS' are left operands as they come.
+    Padding keys are not hidden: their rows mean nothing.
     """
-    first = start + offset
-    c, s = _load_angles(cos, sin, first, length, ROWS, D, HALF)
-    q1, q2, do, row_lse, delta = _band_load_queries(
-        queries, grad_out, out, lse, c, s, scale, first, length, stride, out_stride, ROWS, D, HALF
-    )
-    visible = _near(start + tl.arange(0, KEYS), first + tl.arange(0, ROWS), radius)
-    p = tl.where(visible, tl.exp2(_dot_halves(k1, k2, q1, q2) - row_lse[None, :]), 0.0)  # (KEYS, ROWS)
-    dv = _dot(p.to(do.dtype), do, dv)
-    ds = (p * (_dot(v, tl.trans(do)) - delta[None, :])).to(q1.dtype)
-    return _dot(ds, q1, dk1), _dot(ds, q2, dk2), dv
+    k1, k2 = _load_rotated(keys, cos, sin, scale, start, length, stride, BLOCK, D, HALF)  # (BLOCK, HALF)
+    v = _load(values, start, length, stride, BLOCK, 2 * HALF, D)  # (BLOCK, 2 * HALF)
+    rows = start + tl.arange(0, BLOCK)
+    dk1 = tl.zeros((BLOCK, HALF), tl.float32)
+    dk2 = tl.zeros((BLOCK, HALF), tl.float32)
+    dv = tl.zeros((BLOCK, 2 * HALF), tl.float32)
+    for first in range(begin, end, STEP):
+        columns = first + tl.arange(0, STEP)
+        q1, q2 = _load_rotated(queries, cos, sin, scale, first, length, stride, STEP, D, HALF)  # (STEP, HALF)
+        do = _load(grad_out, first, length, out_stride, STEP, 2 * HALF, D)  # (STEP, 2 * HALF)
+        column_delta = _delta(do, _load(out, first, length, out_stride, STEP, 2 * HALF, D))
+        column_lse = _load_lse(lse, first, length, STEP)
+        p = tl.exp2(_dot_halves(k1, k2, q1, q2) - column_lse[None, :])  # (BLOCK, STEP)
+        p = tl.where(_near(rows, columns, radius), p, 0.0)
+        dv = _dot(p.to(do.dtype), do, dv)
+        ds = (p * (_dot(v, tl.trans(do)) - column_delta[None, :])).to(q1.dtype)
+        dk1 = _dot(ds, q1, dk1)
+        dk2 = _dot(ds, q2, dk2)
+    return dk1, dk2, dv
 
 
 @_jit
-def _band_backward(
+def _local_backward(
     grad_out, qkv, cos, sin, lengths, out, lse, grad_qkv, T, H, radius, scale,
-    D: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, SIDE: tl.constexpr,
+    D: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """One program: dQ, dK and dV of BLOCK positions of one head, SIDE >= radius.
+    """One program: dQ, dK and dV of BLOCK positions of one head, for a window of any width.
 
-    Its queries meet its own keys once for all three; then its queries meet the keys of either side for dQ, and its keys
-    the queries of either side for dK and dV.
+    First its queries meet the keys in reach, for dQ; then its keys meet the queries in reach, for dK and dV. Meeting
+    twice costs two products of seven and spares atomics, scratch memory and an order among programs.
     """
     b, h, start, length = _place(lengths, T, H, BLOCK)
     stride, out_stride = 3 * H * D, H * D
     queries = qkv + b * T * stride + h * D
     keys = queries + H * D
     values = keys + H * D
+    grads = grad_qkv + b * T * stride + h * D
     grad_out += b * T * out_stride + h * D
     out += b * T * out_stride + h * D
     lse += (b * H + h) * T
-    rows = start + tl.arange(0, BLOCK)
+    begin = tl.maximum(start - radius, 0)
+    end = tl.where(start < length, tl.minimum(start + BLOCK + radius, length), begin)
 
-    c, s = _load_angles(cos, sin, start, length, BLOCK, D, HALF)  # (BLOCK, HALF)
-    q1, q2, do, row_lse, delta = _band_load_queries(
-        queries, grad_out, out, lse, c, s, scale * LOG2_E, start, length, stride, out_stride, BLOCK, D, HALF
+    dq1, dq2 = _local_query_gradient(
+        queries, keys, values, grad_out, out, lse, cos, sin, start, begin, end, radius, scale, length, stride,
+        out_stride, BLOCK, STEP, D, HALF,
+    )  # fmt: skip
+    _store_unrotated(grads, dq1 * (scale * LN_2), dq2 * (scale * LN_2), cos, sin, start, T, stride, BLOCK, D, HALF)
+
+    dk1, dk2, dv = _local_key_gradients(
+        queries, keys, values, grad_out, out, lse, cos, sin, start, begin, end, radius, scale, length, stride,
+        out_stride, BLOCK, STEP, D, HALF,
+    )  # fmt: skip
+    real = (start + tl.arange(0, BLOCK) < length)[:, None]
+    dk1, dk2, dv = tl.where(real, dk1, 0.0), tl.where(real, dk2, 0.0), tl.where(real, dv, 0.0)
+    _store_unrotated(
+        grads + H * D, dk1 * (scale * LN_2), dk2 * (scale * LN_2), cos, sin, start, T, stride, BLOCK, D, HALF
     )
-    k1, k2 = _load_rotated(keys, c, s, 1.0, start, length, stride, BLOCK, D, HALF)
-    v = _load(values, start, length, stride, BLOCK, 2 * HALF, D)  # (BLOCK, 2 * HALF)
-
-    p = tl.exp2(_band_scores(q1, q2, k1, k2, rows, rows, radius, length) - row_lse[:, None])  # (BLOCK, BLOCK)
-    dv = _dot(tl.trans(p.to(do.dtype)), do)  # (BLOCK, 2 * HALF)
-    ds = (p * (_dot(do, tl.trans(v)) - delta[:, None])).to(q1.dtype)
-    dq1, dq2 = _dot(ds, k1), _dot(ds, k2)  # (BLOCK, HALF)
-    dk1, dk2 = _dot(tl.trans(ds), q1), _dot(tl.trans(ds), q2)
-
-    dq1, dq2 = _band_query_gradient(
-        dq1, dq2, q1, q2, do, row_lse, delta, keys, values, cos, sin, start, radius, length, stride, -SIDE,
-        BLOCK, SIDE, D, HALF,
-    )  # fmt: skip
-    dq1, dq2 = _band_query_gradient(
-        dq1, dq2, q1, q2, do, row_lse, delta, keys, values, cos, sin, start, radius, length, stride, BLOCK,
-        BLOCK, SIDE, D, HALF,
-    )  # fmt: skip
-    grads = grad_qkv + b * T * stride + h * D
-    _store_unrotated(grads, dq1 * scale, dq2 * scale, c, s, start, T, stride, BLOCK, D, HALF)
-
-    dk1, dk2, dv = _band_key_gradients(
-        dk1, dk2, dv, k1, k2, v, queries, grad_out, out, lse, cos, sin, scale * LOG2_E, start, radius, length, stride,
-        out_stride, -SIDE, BLOCK, SIDE, D, HALF,
-    )  # fmt: skip
-    dk1, dk2, dv = _band_key_gradients(
-        dk1, dk2, dv, k1, k2, v, queries, grad_out, out, lse, cos, sin, scale * LOG2_E, start, radius, length, stride,
-        out_stride, BLOCK, BLOCK, SIDE, D, HALF,
-    )  # fmt: skip
-    # Padding keys are not hidden from the queries above; what they gathered is dropped here.
-    real = (rows < length)[:, None]
-    dk1, dk2, dv = tl.where(real, dk1 * LN_2, 0.0), tl.where(real, dk2 * LN_2, 0.0), tl.where(real, dv, 0.0)
-    _store_unrotated(grads + H * D, dk1, dk2, c, s, start, T, stride, BLOCK, D, HALF)
     _store(grads + 2 * H * D, dv, start, T, stride, BLOCK, 2 * HALF, D)
 
 
@@ -330,27 +327,14 @@ def _band_backward(
 
 @_jit
 def _rotate(
-    x, cos, sin, lengths, rotated, T, H, scale, D: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr
+    x, cos, sin, lengths, rotated, T, H, stride, scale, D: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """rotated (B, T, H, 2 * HALF) = rotate(x) * scale for x (B, T, H, D) inside qkv; each half is padded by itself."""
+    """rotated (B, T, H, 2 * HALF) = rotate(x) * scale for x (B, T, H, D) inside qkv, each half padded by itself."""
     b, h, start, length = _place(lengths, T, H, BLOCK)
-    c, s = _load_angles(cos, sin, start, length, BLOCK, D, HALF)
-    x1, x2 = _load_rotated(x + b * T * 3 * H * D + h * D, c, s, scale, start, length, 3 * H * D, BLOCK, D, HALF)
+    x1, x2 = _load_rotated(x + b * T * stride + h * D, cos, sin, scale, start, length, stride, BLOCK, D, HALF)
     rotated += (b * T * H + h) * 2 * HALF
     _store(rotated, x1, start, T, H * 2 * HALF, BLOCK, HALF, HALF)
     _store(rotated + HALF, x2, start, T, H * 2 * HALF, BLOCK, HALF, HALF)
-
-
-@triton.jit
-def _reach(start, length, radius, LOCAL: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr):
-    """Positions [begin, end) seen from ROWS positions, begin a multiple of STEP; none from padding."""
-    if LOCAL:
-        begin = tl.maximum(start - radius, 0) // STEP * STEP
-        end = tl.minimum(start + ROWS + radius, length)
-    else:
-        begin = 0
-        end = length
-    return begin, tl.where(start < length, end, begin)
 
 
 @triton.jit
@@ -390,110 +374,96 @@ def _loop_forward(
     keys = rotated_k + (b * T * H + h) * 2 * HALF
     rows = start + tl.arange(0, BLOCK)
 
-    c, s = _load_angles(cos, sin, start, length, BLOCK, D, HALF)
-    q1, q2 = _load_rotated(queries, c, s, scale * LOG2_E, start, length, stride, BLOCK, D, HALF)  # (BLOCK, HALF)
+    q1, q2 = _load_rotated(queries, cos, sin, scale, start, length, stride, BLOCK, D, HALF)  # (BLOCK, HALF)
     o = tl.zeros((BLOCK, 2 * HALF), tl.float32)
     pivot = tl.full((BLOCK,), LOWEST, tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
 
-    begin, end = _reach(start, length, radius, LOCAL, BLOCK, STEP)
-    if not LOCAL:
+    if LOCAL:
+        begin = tl.maximum(start - radius, 0)
+        end = tl.minimum(start + BLOCK + radius, length)
+    else:
         # All but the last tile of keys lie wholly before `length` and need no mask.
-        whole = end // STEP * STEP
-        for first in range(begin, whole, STEP):
+        begin = length // STEP * STEP
+        end = length
+        for first in range(0, tl.where(start < length, begin, 0), STEP):
             o, pivot, total = _online_softmax(
                 o, pivot, total, q1, q2, keys, values, first, rows, radius, length, stride,
                 False, LOCAL, STEP, D, HALF, H,
             )  # fmt: skip
-        begin = whole
-    for first in range(begin, end, STEP):
+    for first in range(begin, tl.where(start < length, end, begin), STEP):
         o, pivot, total = _online_softmax(
             o, pivot, total, q1, q2, keys, values, first, rows, radius, length, stride,
             True, LOCAL, STEP, D, HALF, H,
         )  # fmt: skip
 
-    real = rows < length
-    o = tl.where(real[:, None], o / total[:, None], 0.0)
-    _store(out + b * T * H * D + h * D, o, start, T, H * D, BLOCK, 2 * HALF, D)
-    tl.store(lse + (b * H + h) * T + rows, tl.where(real, (pivot + tl.log2(total)) * LN_2, 0.0), mask=rows < T)
+    _store_rows(out, lse, o, pivot, total, b, h, start, length, T, H, BLOCK, D, HALF)
 
 
 @_jit
-def _loop_backward_queries(
-    grad_out, qkv, rotated_q, rotated_k, cos, sin, lengths, out, lse, delta, grad_qkv, T, H, radius, scale,
-    LOCAL: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
+def _global_backward_queries(
+    grad_out, qkv, rotated, cos, sin, lengths, out, lse, delta, grad_qkv, T, H, scale,
+    D: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """One program: dQ of BLOCK queries of one head, STEP keys at a time; leaves delta (B, H, T) for the keys' kernel."""
     b, h, start, length = _place(lengths, T, H, BLOCK)
-    stride, rotated_stride = 3 * H * D, H * 2 * HALF
+    stride, out_stride, rotated_stride = 3 * H * D, H * D, 2 * H * 2 * HALF
+    queries = rotated + b * T * rotated_stride + h * 2 * HALF
+    keys = queries + H * 2 * HALF
     values = qkv + b * T * stride + 2 * H * D + h * D
-    keys = rotated_k + (b * T * H + h) * 2 * HALF
     rows = start + tl.arange(0, BLOCK)
 
-    q = _load(rotated_q + (b * T * H + h) * 2 * HALF, start, length, rotated_stride, BLOCK, 2 * HALF, 2 * HALF)
-    do = _load(grad_out + b * T * H * D + h * D, start, length, H * D, BLOCK, 2 * HALF, D)  # (BLOCK, 2 * HALF)
-    o = _load(out + b * T * H * D + h * D, start, length, H * D, BLOCK, 2 * HALF, D)
-    row_delta = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
+    q = _load(queries, start, length, rotated_stride, BLOCK, 2 * HALF, 2 * HALF)
+    do = _load(grad_out + b * T * out_stride + h * D, start, length, out_stride, BLOCK, 2 * HALF, D)
+    o = _load(out + b * T * out_stride + h * D, start, length, out_stride, BLOCK, 2 * HALF, D)  # (BLOCK, 2 * HALF)
+    row_delta = _delta(do, o)
     tl.store(delta + (b * H + h) * T + rows, row_delta, mask=rows < T)
     row_lse = _load_lse(lse + (b * H + h) * T, start, length, BLOCK)
     dq = tl.zeros((BLOCK, 2 * HALF), tl.float32)
-
-    begin, end = _reach(start, length, radius, LOCAL, BLOCK, STEP)
-    for first in range(begin, end, STEP):
-        columns = first + tl.arange(0, STEP)
+    for first in range(0, tl.where(start < length, length, 0), STEP):
         k = _load(keys, first, length, rotated_stride, STEP, 2 * HALF, 2 * HALF)  # (STEP, 2 * HALF)
-        v = _load(values, first, length, stride, STEP, 2 * HALF, D)
-        visible = (columns < length)[None, :]
-        if LOCAL:
-            visible = visible & _near(rows, columns, radius)
+        v = _load(values, first, length, stride, STEP, 2 * HALF, D)  # (STEP, 2 * HALF)
+        visible = (first + tl.arange(0, STEP) < length)[None, :]
         p = tl.where(visible, tl.exp2(_dot(q, tl.trans(k)) - row_lse[:, None]), 0.0)  # (BLOCK, STEP)
         ds = (p * (_dot(do, tl.trans(v)) - row_delta[:, None])).to(k.dtype)
         dq = _dot(ds, k, dq)
 
-    dq1, dq2 = _halves(dq * scale, BLOCK, HALF)
-    c, s = _load_angles(cos, sin, start, length, BLOCK, D, HALF)
-    _store_unrotated(grad_qkv + b * T * stride + h * D, dq1, dq2, c, s, start, T, stride, BLOCK, D, HALF)
+    dq1, dq2 = _halves(dq * (scale * LN_2), BLOCK, HALF)
+    _store_unrotated(grad_qkv + b * T * stride + h * D, dq1, dq2, cos, sin, start, T, stride, BLOCK, D, HALF)
 
 
 @_jit
-def _loop_backward_keys(
-    grad_out, qkv, rotated_q, rotated_k, cos, sin, lengths, lse, delta, grad_qkv, T, H, radius,
-    LOCAL: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
+def _global_backward_keys(
+    grad_out, qkv, rotated, cos, sin, lengths, lse, delta, grad_qkv, T, H, scale,
+    D: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """One program: dK and dV of BLOCK keys of one head, STEP queries at a time, keys down and queries across."""
     b, h, start, length = _place(lengths, T, H, BLOCK)
-    stride, rotated_stride = 3 * H * D, H * 2 * HALF
-    queries = rotated_q + (b * T * H + h) * 2 * HALF
-    grad_out += b * T * H * D + h * D
+    stride, out_stride, rotated_stride = 3 * H * D, H * D, 2 * H * 2 * HALF
+    queries = rotated + b * T * rotated_stride + h * 2 * HALF
+    grads = grad_qkv + b * T * stride + h * D
+    grad_out += b * T * out_stride + h * D
     lse += (b * H + h) * T
     delta += (b * H + h) * T
-    rows = start + tl.arange(0, BLOCK)
 
-    k = _load(rotated_k + (b * T * H + h) * 2 * HALF, start, length, rotated_stride, BLOCK, 2 * HALF, 2 * HALF)
+    k = _load(queries + H * 2 * HALF, start, length, rotated_stride, BLOCK, 2 * HALF, 2 * HALF)
     v = _load(qkv + b * T * stride + 2 * H * D + h * D, start, length, stride, BLOCK, 2 * HALF, D)
     dk = tl.zeros((BLOCK, 2 * HALF), tl.float32)
     dv = tl.zeros((BLOCK, 2 * HALF), tl.float32)
-
-    begin, end = _reach(start, length, radius, LOCAL, BLOCK, STEP)
-    for first in range(begin, end, STEP):
+    for first in range(0, tl.where(start < length, length, 0), STEP):
         columns = first + tl.arange(0, STEP)
         q = _load(queries, first, length, rotated_stride, STEP, 2 * HALF, 2 * HALF)  # (STEP, 2 * HALF)
-        do = _load(grad_out, first, length, H * D, STEP, 2 * HALF, D)
+        do = _load(grad_out, first, length, out_stride, STEP, 2 * HALF, D)  # (STEP, 2 * HALF)
         column_lse = _load_lse(lse, first, length, STEP)
         column_delta = tl.load(delta + columns, mask=columns < length, other=0.0)
         p = tl.exp2(_dot(k, tl.trans(q)) - column_lse[None, :])  # (BLOCK, STEP)
-        if LOCAL:
-            p = tl.where(_near(rows, columns, radius), p, 0.0)
         dv = _dot(p.to(do.dtype), do, dv)
         ds = (p * (_dot(v, tl.trans(do)) - column_delta[None, :])).to(q.dtype)
         dk = _dot(ds, q, dk)
 
-    # q carries scale * log2(e); dK wants the scale alone. Padding keys gathered what no one asked for.
-    real = (rows < length)[:, None]
-    dk1, dk2 = _halves(tl.where(real, dk * LN_2, 0.0), BLOCK, HALF)
-    c, s = _load_angles(cos, sin, start, length, BLOCK, D, HALF)
-    grads = grad_qkv + b * T * stride + h * D
-    _store_unrotated(grads + H * D, dk1, dk2, c, s, start, T, stride, BLOCK, D, HALF)
+    real = (start + tl.arange(0, BLOCK) < length)[:, None]
+    dk1, dk2 = _halves(tl.where(real, dk * (scale * LN_2), 0.0), BLOCK, HALF)
+    _store_unrotated(grads + H * D, dk1, dk2, cos, sin, start, T, stride, BLOCK, D, HALF)
     _store(grads + 2 * H * D, tl.where(real, dv, 0.0), start, T, stride, BLOCK, 2 * HALF, D)
 
 
@@ -513,22 +483,21 @@ def attention_forward(
     batch, positions, _, heads, width = qkv.shape
     out = tiles.scratch((batch, positions, heads, width), qkv.dtype, qkv.device)
     lse = tiles.scratch((batch, heads, positions), torch.float32, qkv.device)
-    band, window = _band_or_loop(positions, radius)
-    sizes, columns = (positions, heads, window), _columns(width)
+    local, scale, columns = _is_local(positions, radius), _scale(width), _columns(width)
 
     with torch.cuda.device_of(qkv):
-        if band:
+        if local and radius <= BAND_RADIUS and qkv.element_size() == 2:
             tile = tiles.choose("band_forward", qkv)
             _band_forward[_grid(qkv, tile)](
-                qkv, cos, sin, lengths, out, lse, *sizes, width**-0.5,
-                **columns, BLOCK=tile.block, SIDE=_side(window), **tile.options(),
+                qkv, cos, sin, lengths, out, lse, positions, heads, radius, scale,
+                **columns, BLOCK=tile.block, SIDE=max(16, triton.next_power_of_2(radius)), **tile.options(),
             )  # fmt: skip
         else:
-            rotated_k = _rotated(qkv, 1, 1.0, cos, sin, lengths)
+            rotated_k = _rotated(qkv[:, :, 1:2], cos, sin, lengths)
             tile = tiles.choose("loop_forward", qkv)
             _loop_forward[_grid(qkv, tile)](
-                qkv, rotated_k, cos, sin, lengths, out, lse, *sizes, width**-0.5,
-                LOCAL=window >= 0, **columns, BLOCK=tile.block, STEP=tile.step, **tile.options(),
+                qkv, rotated_k, cos, sin, lengths, out, lse, positions, heads, radius if local else 0, scale,
+                LOCAL=local, **columns, BLOCK=tile.block, STEP=tile.step, **tile.options(),
             )  # fmt: skip
     return out, lse
 
@@ -545,64 +514,59 @@ def attention_backward(
 ) -> Tensor:
     """`reference.attention_backward` by the kernels: the gradient of qkv."""
     grad_out, qkv, cos, sin = grad_out.contiguous(), qkv.contiguous(), cos.contiguous(), sin.contiguous()
-    batch, positions, _, heads, width = qkv.shape
+    _, positions, _, heads, width = qkv.shape
     grad_qkv = tiles.scratch(qkv.shape, qkv.dtype, qkv.device)
-    band, window = _band_or_loop(positions, radius)
-    sizes, columns, scale = (positions, heads, window), _columns(width), width**-0.5
+    scale, columns = _scale(width), _columns(width)
 
     with torch.cuda.device_of(qkv):
-        if band:
-            tile = tiles.choose("band_backward", qkv)
-            _band_backward[_grid(qkv, tile)](
-                grad_out, qkv, cos, sin, lengths, out, lse, grad_qkv, *sizes, scale,
-                **columns, BLOCK=tile.block, SIDE=_side(window), **tile.options(),
+        if _is_local(positions, radius):
+            tile = tiles.choose("local_backward", qkv)
+            _local_backward[_grid(qkv, tile)](
+                grad_out, qkv, cos, sin, lengths, out, lse, grad_qkv, positions, heads, radius, scale,
+                **columns, BLOCK=tile.block, STEP=tile.step, **tile.options(),
             )  # fmt: skip
         else:
-            rotated_q = _rotated(qkv, 0, scale * LOG2_E.value, cos, sin, lengths)
-            rotated_k = _rotated(qkv, 1, 1.0, cos, sin, lengths)
+            rotated = _rotated(qkv[:, :, :2], cos, sin, lengths)
             delta = tiles.scratch(lse.shape, torch.float32, qkv.device)
-            local = window >= 0
-            tile = tiles.choose("loop_backward_queries", qkv)
-            _loop_backward_queries[_grid(qkv, tile)](
-                grad_out, qkv, rotated_q, rotated_k, cos, sin, lengths, out, lse, delta, grad_qkv, *sizes, scale,
-                LOCAL=local, **columns, BLOCK=tile.block, STEP=tile.step, **tile.options(),
+            tile = tiles.choose("global_backward_queries", qkv)
+            _global_backward_queries[_grid(qkv, tile)](
+                grad_out, qkv, rotated, cos, sin, lengths, out, lse, delta, grad_qkv,
+                positions, heads, scale, **columns, BLOCK=tile.block, STEP=tile.step, **tile.options(),
             )  # fmt: skip
-            tile = tiles.choose("loop_backward_keys", qkv)
-            _loop_backward_keys[_grid(qkv, tile)](
-                grad_out, qkv, rotated_q, rotated_k, cos, sin, lengths, lse, delta, grad_qkv, *sizes,
-                LOCAL=local, **columns, BLOCK=tile.block, STEP=tile.step, **tile.options(),
+            tile = tiles.choose("global_backward_keys", qkv)
+            _global_backward_keys[_grid(qkv, tile)](
+                grad_out, qkv, rotated, cos, sin, lengths, lse, delta, grad_qkv,
+                positions, heads, scale, **columns, BLOCK=tile.block, STEP=tile.step, **tile.options(),
             )  # fmt: skip
     return grad_qkv
 
 
-def _rotated(qkv: Tensor, part: int, scale: float, cos: Tensor, sin: Tensor, lengths: Tensor | None) -> Tensor:
-    """rotate(qkv[:, :, part]) * scale, its halves padded to the kernels' columns."""
-    batch, positions, _, heads, width = qkv.shape
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, lengths: Tensor | None) -> Tensor:
+    """Some parts (B, T, parts, H, D) of qkv, rotated, scaled, and with their halves padded to the kernels' columns."""
+    batch, positions, parts, heads, width = x.shape
     columns = _columns(width)
-    rotated = tiles.scratch((batch, positions, heads, 2 * columns["HALF"]), qkv.dtype, qkv.device)
-    tile = tiles.choose("rotate", qkv)
-    _rotate[_grid(qkv, tile)](
-        qkv[:, :, part], cos, sin, lengths, rotated, positions, heads, scale,
+    rotated = tiles.scratch((batch, positions, parts, heads, 2 * columns["HALF"]), x.dtype, x.device)
+    tile = tiles.choose("rotate", x)
+    _rotate[(batch * triton.cdiv(positions, tile.block) * parts * heads,)](
+        x, cos, sin, lengths, rotated, positions, parts * heads, x.stride(1), _scale(width),
         **columns, BLOCK=tile.block, **tile.options(),
     )  # fmt: skip
     return rotated
 
 
-def _band_or_loop(positions: int, radius: int | None) -> tuple[bool, int]:
-    """Whether the window is held at once, and its radius; -1 is global, which a window over all positions is too."""
-    if radius is None or radius >= positions - 1:
-        return False, -1
-    return radius <= BAND_RADIUS, radius
+def _scale(width: int) -> float:
+    """What q and k are each multiplied by: q . k is then the score in base 2, log2(e) / sqrt(D) times the plain one."""
+    return (LOG2_E.value / width**0.5) ** 0.5
+
+
+def _is_local(positions: int, radius: int | None) -> bool:
+    """Whether the window hides anything; one over all positions is global attention, to the bit."""
+    return radius is not None and radius < positions - 1
 
 
 def _columns(width: int) -> dict[str, int]:
     """D, and the columns that half of it takes in registers: a power of two and no fewer than a matrix instruction's."""
     return {"D": width, "HALF": max(16, triton.next_power_of_2(width // 2))}
-
-
-def _side(radius: int) -> int:
-    """Keys held on either side of a tile: a power of two and no fewer than a matrix instruction's columns."""
-    return max(16, triton.next_power_of_2(radius))
 
 
 def _grid(qkv: Tensor, tile: tiles.Tile) -> tuple[int]:
