@@ -273,10 +273,10 @@ def _banner(
         hardware = torch.cuda.get_device_name(device)
     else:
         hardware = f"{device.type}, {torch.get_num_threads()} threads"
-    if kernels.has_fused_kernels(device):
-        path = f"fused, registered for {device.type}"
-    else:
-        path = f"PyTorch reference: no fused kernel is registered for {device.type}"
+    fused = kernels.fused_ops(device)
+    reference = [op for op in kernels.OPS if op not in fused]
+    paths = {f"fused for {device.type}": fused, "PyTorch reference": reference}
+    path = "; ".join(f"{name}: {', '.join(ops)}" for name, ops in paths.items() if ops)
 
     def size(network: str) -> str:
         shape, module = getattr(config.model, network), getattr(electra, network)

@@ -6,10 +6,15 @@ import torch
 
 from . import attention, rtd_loss
 
-OPS = (attention.attention_op, attention.attention_backward_op, rtd_loss.rtd_loss_op, rtd_loss.rtd_loss_backward_op)
+OPS = {
+    "attention": (attention.attention_op, attention.attention_backward_op),
+    "rtd_loss": (rtd_loss.rtd_loss_op, rtd_loss.rtd_loss_backward_op),
+}
+"""Every op by name: its forward and its backward."""
 
 
-def has_fused_kernels(device: torch.device) -> bool:
-    """Whether the dispatcher holds a kernel of its own for this device type behind every op, not only the reference."""
+def fused_ops(device: torch.device) -> list[str]:
+    """The ops for which the dispatcher holds kernels of this device type's own, not only the reference."""
     key = device.type.upper()
-    return all(torch._C._dispatch_has_kernel_for_dispatch_key(op._qualname, key) for op in OPS)
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return [name for name, pair in OPS.items() if all(has_kernel(op._qualname, key) for op in pair)]

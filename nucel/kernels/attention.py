@@ -6,10 +6,14 @@ Legend: B batch, T positions, H heads, D head width.
 
 The forward saves qkv, O and the rows' log-sum-exp; the backward recomputes everything else. Every device runs
 `reference` unless a kernel is registered for it; the dispatcher chooses, and
-``torch.ops.nucel.attention`` / ``torch.ops.nucel.attention_backward`` are the registered names.
+``torch.ops.nucel.attention`` / ``torch.ops.nucel.attention_backward`` are the registered names. Where Triton is
+installed, the kernels of `attention_triton` are registered for CUDA.
 """
 
 from __future__ import annotations
+
+import importlib.util
+import warnings
 
 import torch
 from torch import Tensor
@@ -62,6 +66,28 @@ def _backward(ctx, grad_out, _grad_lse):
 
 attention_op.register_autograd(_backward, setup_context=_setup_context)
 
+if importlib.util.find_spec("triton") is not None:
+    from . import attention_triton
+
+    def _fits(qkv: Tensor) -> bool:
+        if not (fits := attention_triton.supports(qkv)):
+            warnings.warn(
+                f"attention runs the slow PyTorch reference: the fused kernels take fp32, fp16 and bf16 "
+                f"and D <= {attention_triton.MAX_WIDTH}, not {qkv.dtype} and D = {qkv.shape[-1]}",
+                stacklevel=2,
+            )
+        return fits
+
+    @attention_op.register_kernel("cuda")
+    def _(qkv, cos, sin, radius, lengths):
+        forward = attention_triton if _fits(qkv) else reference
+        return forward.attention_forward(qkv, cos, sin, radius, lengths)
+
+    @attention_backward_op.register_kernel("cuda")
+    def _(grad_out, qkv, cos, sin, out, lse, radius, lengths):
+        backward = attention_triton if _fits(qkv) else reference
+        return backward.attention_backward(grad_out, qkv, cos, sin, out, lse, radius, lengths)
+
 
 # ---- public function -------------------------------------------------------------------------------------------------
 
@@ -95,3 +121,25 @@ def attention(
     if lengths is not None and (lengths.shape != (batch,) or lengths.is_floating_point()):
         raise ValueError(f"lengths must be integers of shape ({batch},), got {lengths.dtype} {tuple(lengths.shape)}")
     return attention_op(qkv, cos, sin, radius, lengths)[0]
+
+
+# ---- work ------------------------------------------------------------------------------------------------------------
+
+
+def visible_pairs(positions: int, radius: int | None = None) -> int:
+    """Pairs (i, j) with |i - j| <= radius among `positions` positions: all but the two corner triangles."""
+    if radius is None or radius >= positions - 1:
+        return positions**2
+    hidden = positions - 1 - radius
+    return positions**2 - hidden * (hidden + 1)
+
+
+def flops(qkv_shape: tuple[int, ...], radius: int | None = None, backward: bool = False) -> int:
+    """Useful floating-point operations on qkv (B, T, 3, H, D), matrix products of visible pairs only.
+
+    Forward two products (Q K', P V), backward five (Q K', dO V', P' dO, dS K, dS' Q), each 2 D per pair; what a kernel
+    computes twice or masks away is not counted.
+    """
+    batch, positions, _, heads, width = qkv_shape
+    products = 5 if backward else 2
+    return products * 2 * width * heads * batch * visible_pairs(positions, radius)

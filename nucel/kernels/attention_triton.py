@@ -6,22 +6,25 @@
 
 Legend: B batch, T positions, H heads, D head width.
 
-Two families of kernels, chosen by the radius alone:
+Three kinds of attention, told apart by the radius:
 
-- *band*, for radius <= `BAND_RADIUS`: a program holds a tile of positions and the whole of what they see, its two
-  neighbourhoods included, at once. One softmax without rescaling; Q and K are rotated where they are loaded, as two
-  halves of D/2 (S = Q1 K1' + Q2 K2'), so that no value moves between threads. Backward, the same program is complete
-  for its tile as queries (dQ) and as keys (dK, dV): one launch, nothing between programs.
-- *loop*, for wider windows and for global attention: an online softmax over tiles of keys; backward, one kernel for dQ
-  that walks the keys and one for dK and dV that walks the queries. Every key is read by many programs there, so it is
-  rotated once, into a scratch tensor.
+- a *band*, radius <= `BAND_RADIUS` and 16-bit: a program holds a tile of queries and all the keys they see, the two
+  neighbourhoods included, at once, and takes one softmax without rescaling;
+- a wider window, or fp32, whose products are too slow and too large to hold a band: an online softmax over the keys in
+  reach;
+- *global*: the same over all keys. Here a key is read by many programs, so it is rotated once, into a scratch tensor.
+
+Where a kernel rotates what it loads, it does so on two halves of D/2 columns, S = Q1 K1' + Q2 K2', so that no value
+moves between threads. Backward, a window's program is complete for its tile both as queries (dQ) and as keys (dK, dV):
+one launch, nothing between programs. Global attention has one kernel for dQ that walks the keys and one for dK and dV
+that walks the queries.
 
 What is saved: nothing but qkv, O and the rows' log-sum-exp. Rotations, P and delta are recomputed.
 
-Softmax is in base 2, with log2(e) / sqrt(D) folded into Q and K, half (its root) each; all accumulation is in fp32. Every output element is written
-by one program, in a fixed order and without atomics, so two runs give the same bits. Limits: D even and at most
-`MAX_WIDTH` (other widths than powers of two, and halves under the 16 columns of a matrix instruction, are padded with
-zeros in registers); fp32, fp16 or bf16. `supports` says whether a tensor is within them.
+Softmax is in base 2, with log2(e) / sqrt(D) folded into Q and K, its root into each; all accumulation is in fp32.
+Every output element is written by one program, in a fixed order and without atomics, so two runs give the same bits.
+Limits: D even and at most `MAX_WIDTH` (other widths than powers of two, and halves under the 16 columns of a matrix
+instruction, are padded with zeros in registers); fp32, fp16 or bf16. `supports` says whether a tensor is within them.
 """
 
 from __future__ import annotations
@@ -62,10 +65,7 @@ def _place(lengths, T, H, BLOCK: tl.constexpr):
     tiles_per_row = tl.cdiv(T, BLOCK)
     b = tile // tiles_per_row
     start = (tile % tiles_per_row) * BLOCK
-    if lengths is None:
-        length = T
-    else:
-        length = tl.minimum(tl.load(lengths + b).to(tl.int32), T)
+    length = T if lengths is None else tl.minimum(tl.load(lengths + b).to(tl.int32), T)
     return b.to(tl.int64), h, start, length
 
 
@@ -322,7 +322,7 @@ def _local_backward(
     _store(grads + 2 * H * D, dv, start, T, stride, BLOCK, 2 * HALF, D)
 
 
-# ---- loop: a window of any width, or everything ----------------------------------------------------------------------
+# ---- wide and global -------------------------------------------------------------------------------------------------
 
 
 @_jit
@@ -342,7 +342,7 @@ def _online_softmax(
     o, pivot, total, q1, q2, keys, values, first, rows, radius, length, stride,
     MASKED: tl.constexpr, LOCAL: tl.constexpr, KEYS: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, H,
 ):  # fmt: skip
-    """Add KEYS keys from position `first` on: rescale what is there to the new pivot (FlashAttention-2, algorithm 1)."""
+    """Add KEYS keys from position `first` on, what is there rescaled to the new pivot (FlashAttention-2, alg. 1)."""
     columns = first + tl.arange(0, KEYS)
     k1 = _load(keys, first, length, H * 2 * HALF, KEYS, HALF, HALF)  # (KEYS, HALF)
     k2 = _load(keys + HALF, first, length, H * 2 * HALF, KEYS, HALF, HALF)
@@ -405,7 +405,7 @@ def _global_backward_queries(
     grad_out, qkv, rotated, cos, sin, lengths, out, lse, delta, grad_qkv, T, H, scale,
     D: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """One program: dQ of BLOCK queries of one head, STEP keys at a time; leaves delta (B, H, T) for the keys' kernel."""
+    """One program: dQ of BLOCK queries of one head, STEP keys at a time; leaves delta (B, H, T) to the keys' kernel."""
     b, h, start, length = _place(lengths, T, H, BLOCK)
     stride, out_stride, rotated_stride = 3 * H * D, H * D, 2 * H * 2 * HALF
     queries = rotated + b * T * rotated_stride + h * 2 * HALF
@@ -565,7 +565,7 @@ def _is_local(positions: int, radius: int | None) -> bool:
 
 
 def _columns(width: int) -> dict[str, int]:
-    """D, and the columns that half of it takes in registers: a power of two and no fewer than a matrix instruction's."""
+    """D, and the columns that half of it takes in registers: a power of two, and 16 for a matrix instruction."""
     return {"D": width, "HALF": max(16, triton.next_power_of_2(width // 2))}
 
 

@@ -1,7 +1,11 @@
 """Tiles, warps and pipeline stages of every kernel, and where kernels' outputs are allocated.
 
 Fixed by a table and not searched for at run time: a first step takes no minutes, and a result cannot depend on which
-candidate won that day.
+candidate won that day. The table is arithmetic so far, never a measurement; ``benchmarks/tune_tiles.py`` prints one that
+is measured. What decided: nothing spills (``benchmarks/aot_table.py`` shows it); a matrix instruction takes 16 rows per
+warp, so a block has 16 or 32 per warp; a block of 128 in the global kernels halves their reads of K and V, which at
+width 32 and T = 1024 would take longer than the exponentials with 64; two programs or more to a multiprocessor where
+registers allow it, so that one computes exponentials while another multiplies.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 
 class Tile(NamedTuple):
@@ -17,7 +22,7 @@ class Tile(NamedTuple):
     block: int
     """Positions that a program owns."""
     step: int
-    """Positions that it walks over at a time, in kernels that loop."""
+    """Positions that it walks over at a time; 0 where a kernel has no loop."""
     warps: int
     stages: int
 
@@ -26,10 +31,48 @@ class Tile(NamedTuple):
         return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
 
 
-def scratch(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+WIDTHS = (32, 64, 128)
+"""The table's columns: a head width takes the first that is no smaller."""
+
+TILES: dict[tuple[str, str], tuple[Tile, Tile, Tile]] = {
+    # op, architecture (16-bit dtypes) or "fp32"     D <= 32              D <= 64              D <= 128
+    ("rotate", "sm_80"): (Tile(64, 0, 4, 1), Tile(64, 0, 4, 1), Tile(32, 0, 4, 1)),
+    ("rotate", "sm_90"): (Tile(64, 0, 4, 1), Tile(64, 0, 4, 1), Tile(32, 0, 4, 1)),
+    ("rotate", "fp32"): (Tile(32, 0, 4, 1), Tile(32, 0, 4, 1), Tile(32, 0, 4, 1)),
+    ("band_forward", "sm_80"): (Tile(64, 0, 4, 1), Tile(64, 0, 4, 1), Tile(32, 0, 4, 1)),
+    ("band_forward", "sm_90"): (Tile(64, 0, 4, 1), Tile(64, 0, 4, 1), Tile(32, 0, 4, 1)),
+    ("local_backward", "sm_80"): (Tile(64, 32, 4, 1), Tile(64, 32, 4, 1), Tile(32, 32, 4, 1)),
+    ("local_backward", "sm_90"): (Tile(64, 32, 4, 1), Tile(64, 32, 4, 1), Tile(32, 32, 4, 1)),
+    ("local_backward", "fp32"): (Tile(32, 32, 8, 1), Tile(32, 32, 8, 1), Tile(16, 16, 8, 1)),
+    ("loop_forward", "sm_80"): (Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
+    ("loop_forward", "sm_90"): (Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(128, 64, 8, 3)),
+    ("loop_forward", "fp32"): (Tile(32, 32, 4, 1), Tile(32, 32, 4, 1), Tile(32, 32, 8, 1)),
+    ("global_backward_queries", "sm_80"): (Tile(128, 64, 8, 2), Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)),
+    ("global_backward_queries", "sm_90"): (Tile(128, 64, 8, 2), Tile(128, 64, 8, 2), Tile(128, 64, 8, 2)),
+    ("global_backward_queries", "fp32"): (Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 8, 2)),
+    ("global_backward_keys", "sm_80"): (Tile(128, 64, 8, 2), Tile(128, 32, 8, 2), Tile(64, 32, 4, 2)),
+    ("global_backward_keys", "sm_90"): (Tile(128, 32, 8, 2), Tile(128, 64, 8, 2), Tile(128, 32, 8, 2)),
+    ("global_backward_keys", "fp32"): (Tile(32, 32, 4, 1), Tile(32, 32, 4, 1), Tile(32, 32, 8, 1)),
+}
+
+
+def architecture(device: torch.device) -> str:
+    """The table's row for a device: sm_90 for Hopper and the data-centre Blackwell, sm_80 for every other GPU.
+
+    The rows of sm_80 keep within 99 KiB of shared memory, which the other GPUs have. Without a GPU, under Triton's
+    interpreter, it is sm_90.
+    """
+    major = torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 9
+    return "sm_90" if major in (9, 10) else "sm_80"
+
+
+def choose(op: str, x: Tensor) -> Tile:
+    """The tile of one kernel for x (..., D)."""
+    kind = "fp32" if x.dtype == torch.float32 else architecture(x.device)
+    column = next(i for i, width in enumerate(WIDTHS) if x.shape[-1] <= width)
+    return TILES[op, kind][column]
+
+
+def scratch(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Memory that a kernel fills completely; tests put NaN in it first."""
     return torch.empty(shape, dtype=dtype, device=device)
-
-
-def choose(op, x):
-    return Tile(32 if x.dtype == torch.float32 else 64, 32 if x.dtype == torch.float32 else 64, 4, 2)
