@@ -1,0 +1,71 @@
+"""Every attention kernel compiles for A100 and for H100 / H200, fits, and keeps its values in registers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton has no wheel for this platform")
+
+REPOSITORY = Path(__file__).parents[2]
+SHARED_MEMORY_LIMIT = {80: 166_912, 90: 232_448}
+OTHER_AMPERE_LIMIT = 101_376
+"""99 KiB, what a program can have on the GPUs of sm_86, sm_89 and sm_120, which take the tiles of sm_80."""
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> list[dict]:
+    """Both architectures at once, each in a process of its own, where Triton compiles and does not interpret."""
+    folder = tmp_path_factory.mktemp("aot")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(folder / "cache"), "PYTHONPATH": str(REPOSITORY)}
+    script = REPOSITORY / "benchmarks" / "aot_table.py"
+    files = {sm: folder / f"{sm}.json" for sm in SHARED_MEMORY_LIMIT}
+    runs = [
+        subprocess.Popen(
+            [sys.executable, script, "--architectures", str(sm), "--json", file],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for sm, file in files.items()
+    ]  # fmt: skip
+    reports = [run.communicate()[0] for run in runs]
+    assert all(run.returncode == 0 for run in runs), "\n".join(reports)
+    print(*reports, sep="\n\n")
+    return [row for file in files.values() for row in json.loads(file.read_text())]
+
+
+def test_every_kernel_is_compiled_for_every_architecture_dtype_and_width(table):
+    compiled = {(row["kernel"], row["kind"], row["sm"], row["dtype"], row["width"]) for row in table}
+    for sm in SHARED_MEMORY_LIMIT:
+        for dtype in ("float32", "float16", "bfloat16"):
+            for width in (16, 32, 64, 128):
+                band = "loop_forward" if dtype == "float32" else "band_forward"
+                expected = {
+                    "band": {band, "local_backward"},
+                    "wide": {"rotate", "loop_forward", "local_backward"},
+                    "global": {"rotate", "loop_forward", "global_backward_queries", "global_backward_keys"},
+                }
+                for kind, kernels in expected.items():
+                    assert all((kernel, kind, sm, dtype, width) in compiled for kernel in kernels)
+
+
+def test_nothing_spills(table):
+    assert [row for row in table if row["spilled_bytes"]] == []
+
+
+def test_shared_memory_fits(table):
+    assert [row for row in table if row["shared_bytes"] > SHARED_MEMORY_LIMIT[row["sm"]]] == []
+    assert [row for row in table if row["sm"] == 80 and row["shared_bytes"] > OTHER_AMPERE_LIMIT] == []
+
+
+def test_tensor_cores_multiply_16_bit_products(table):
+    products = [row for row in table if row["dtype"] != "float32" and row["kernel"] != "rotate"]
+    assert {row["multiplies"] for row in products} <= {"mma", "wgmma"}
+    # Blocks of 64 queries or more fill Hopper's instruction.
+    whole = [row for row in products if row["sm"] == 90 and row["block"] >= 64]
+    assert {row["multiplies"] for row in whole} == {"wgmma"}
