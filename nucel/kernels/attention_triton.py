@@ -77,10 +77,15 @@ def _pointers(base, start, stride, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
+def _in_row(positions, end):
+    """0 <= positions < end, as one comparison: a negative number is a large unsigned one."""
+    return positions.to(tl.uint32) < tl.cast(end, tl.uint32)
+
+
+@triton.jit
 def _inside(start, end, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr):
     """True for positions in [0, end) and the first WIDTH columns."""
-    rows = start + tl.arange(0, ROWS)
-    inside = ((rows >= 0) & (rows < end))[:, None]
+    inside = _in_row(start + tl.arange(0, ROWS), end)[:, None]
     if WIDTH < COLUMNS:
         inside = inside & (tl.arange(0, COLUMNS) < WIDTH)[None, :]
     return inside
@@ -161,7 +166,7 @@ def _delta(do, o):
 def _load_lse(lse, start, length, ROWS: tl.constexpr):
     """Log-sum-exp (ROWS,) in base 2; +inf outside of [0, length), which makes P = exp2(S - lse) vanish there."""
     rows = start + tl.arange(0, ROWS)
-    return tl.load(lse + rows, mask=(rows >= 0) & (rows < length), other=float("inf")) * LOG2_E
+    return tl.load(lse + rows, mask=_in_row(rows, length), other=float("inf")) * LOG2_E
 
 
 @triton.jit
@@ -188,7 +193,7 @@ def _band_scores(
     """Scores (ROWS, COLUMNS) of queries from `start` on with keys from `first` on, -inf where not visible."""
     k1, k2 = _load_rotated(keys, cos, sin, scale, first, length, stride, COLUMNS, D, HALF)  # (COLUMNS, HALF)
     rows, columns = start + tl.arange(0, ROWS), first + tl.arange(0, COLUMNS)
-    visible = _near(rows, columns, radius) & ((columns >= 0) & (columns < length))[None, :]
+    visible = _near(rows, columns, radius) & _in_row(columns, length)[None, :]
     return tl.where(visible, _dot_halves(q1, q2, k1, k2), float("-inf"))
 
 

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one command and within ten minutes: build, tests, memory checker, benchmarks, tiles.
+#
+#     benchmarks/gpu_round.sh            results in $OUT, or in benchmarks/results
+#
+# Needs no network: Python packages that are missing are taken from wheels/, if there is such a folder. Every section
+# has a time limit of its own and leaves a log; one that fails does not stop those after it. round.tsv says how each
+# ended, attention.json and attention.md hold the table.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+OUT=$(realpath -m "${OUT:-benchmarks/results}")
+PYTHON=${PYTHON:-python3}
+mkdir -p "$OUT"
+printf 'section\tseconds\texit_status\n' > "$OUT/round.tsv"
+
+# section NAME LIMIT_S COMMAND...: its output goes to NAME.log, its last lines to the terminal.
+section() {
+    local name=$1 limit=$2 start=$SECONDS status
+    shift 2
+    timeout --kill-after=5 "$limit" "$@" > "$OUT/$name.log" 2>&1
+    status=$?
+    printf '%s\t%d\t%d\n' "$name" $((SECONDS - start)) "$status" | tee -a "$OUT/round.tsv"
+    tail -n 3 "$OUT/$name.log" | sed 's/^/    /'
+}
+
+environment() {
+    nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv
+    "$PYTHON" -c 'import torch, triton; print("torch", torch.__version__, "triton", triton.__version__)'
+    git rev-parse HEAD 2> /dev/null
+}
+build() {
+    [ -d wheels ] && "$PYTHON" -m pip install --quiet --no-index --find-links wheels --no-deps wheels/*.whl
+    "$PYTHON" -m pip install --quiet --no-build-isolation --no-deps .
+}
+tests() {
+    local parallel=()
+    "$PYTHON" -c 'import xdist' 2> /dev/null && parallel=(-n 8)
+    "$PYTHON" -m pytest -q "${parallel[@]}" tests/gpu tests/property/test_attention_kernels.py
+}
+memory_checker() {
+    # The smallest case of each kernel that GPUs run in training; caching would hide accesses beyond an allocation.
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1 \
+        "$PYTHON" -m pytest -q tests/gpu -k 'test_every_kernel and bfloat16 and 32-'
+}
+export PYTHON
+export -f build environment memory_checker tests
+
+section environment 20 bash -c environment
+section build 90 bash -c build
+section tests 170 bash -c tests
+section attention 170 "$PYTHON" benchmarks/bench_attention.py --out "$OUT" --seconds 140
+section memory_checker 60 bash -c memory_checker
+section tiles 70 "$PYTHON" benchmarks/tune_tiles.py --widths 32 --seconds 55

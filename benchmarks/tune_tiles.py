@@ -1,0 +1,103 @@
+"""Time candidate tiles of every attention kernel on this GPU and print the table of `nucel.kernels.tiles`.
+
+    python benchmarks/tune_tiles.py [--widths 32 64 128] [--seconds 300] [--ops band_forward ...]
+
+Each candidate is timed inside its launcher at the model's shape, all other kernels keeping their tiles. One that does
+not compile, does not fit or does not give what the present tile gives is passed over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+import triton
+from triton.testing import do_bench
+
+from nucel.kernels import attention_triton, tiles
+from nucel.kernels.tiles import Tile
+
+TOKENS, POSITIONS, CHANNELS = 196_608, 1024, 512
+OPS = {
+    "band_forward": (64, False),
+    "local_backward": (64, True),
+    "rotate": (None, False),
+    "loop_forward": (None, False),
+    "global_backward_queries": (None, True),
+    "global_backward_keys": (None, True),
+}
+"""Radius at which an op is timed, and whether its launcher is the backward's."""
+
+
+def candidates(op: str) -> Iterator[Tile]:
+    """Blocks with 16 or 32 rows to a warp; steps and stages where there is a loop."""
+    steps = (0,) if op in ("band_forward", "rotate") else (16, 32, 64, 128)
+    stages = (1,) if steps == (0,) else (1, 2, 3, 4)
+    for block, step, warps, depth in itertools.product((32, 64, 128, 256), steps, (2, 4, 8), stages):
+        if 16 <= block // warps <= 32:
+            yield Tile(block, step, warps, depth)
+
+
+def launcher(op: str, width: int) -> Callable[[], torch.Tensor]:
+    """A call whose time contains the op's."""
+    radius, backward = OPS[op]
+    torch.manual_seed(0)
+    batch, heads = TOKENS // POSITIONS, CHANNELS // width
+    qkv = torch.randn((batch, POSITIONS, 3, heads, width), dtype=torch.bfloat16, device="cuda")
+    grad_out = torch.randn((batch, POSITIONS, heads, width), dtype=torch.bfloat16, device="cuda")
+    angle = torch.arange(POSITIONS, device="cuda")[:, None] * torch.logspace(0, -4, width // 2, device="cuda")
+    cos, sin = angle.cos(), angle.sin()
+    out, lse = attention_triton.attention_forward(qkv, cos, sin, radius, None)
+    if backward:
+        return lambda: attention_triton.attention_backward(grad_out, qkv, cos, sin, out, lse, radius, None)
+    return lambda: attention_triton.attention_forward(qkv, cos, sin, radius, None)[0]
+
+
+def best(op: str, width: int, deadline: float) -> tuple[Tile, float, float]:
+    """The fastest tile, its milliseconds, and those of the tile in the table."""
+    call = launcher(op, width)
+    key, column = (op, tiles.architecture(torch.device("cuda"))), tiles.WIDTHS.index(width)
+    present = tiles.TILES[key]
+    expected = call()
+    present_ms = fastest_ms = do_bench(call, warmup=10, rep=40, return_mode="median")
+    fastest = present[column]
+    for tile in candidates(op):
+        if time.monotonic() > deadline:
+            print(f"# out of time at {op}, D = {width}: {tile} and what follows were not tried")
+            break
+        tiles.TILES[key] = (*present[:column], tile, *present[column + 1 :])
+        try:
+            torch.testing.assert_close(call(), expected, rtol=0.05, atol=0.05)
+            ms = do_bench(call, warmup=5, rep=20, return_mode="median")
+        except (triton.CompilationError, triton.runtime.errors.OutOfResources, RuntimeError, AssertionError) as error:
+            print(f"# {op}, D = {width}: {tile} passed over, {type(error).__name__}")
+            continue
+        if ms < fastest_ms:
+            fastest, fastest_ms = tile, ms
+    tiles.TILES[key] = (*present[:column], fastest, *present[column + 1 :])
+    return fastest, fastest_ms, present_ms
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--widths", type=int, nargs="+", choices=tiles.WIDTHS, default=list(tiles.WIDTHS))
+    parser.add_argument("--ops", nargs="+", choices=OPS, default=list(OPS))
+    parser.add_argument("--seconds", type=float, default=300.0, help="in all, shared equally by ops and widths")
+    options = parser.parse_args()
+    share = options.seconds / len(options.ops) / len(options.widths)
+    name = torch.cuda.get_device_name()
+    print(f"# {name}, torch {torch.__version__}, Triton {triton.__version__}, bf16, {TOKENS} tokens")
+    for op in options.ops:
+        for width in options.widths:
+            tile, ms, present_ms = best(op, width, time.monotonic() + share)
+            print(f"# {op}, D = {width}: {present_ms:.3f} ms in the table, {ms:.3f} ms with {tile}", flush=True)
+        architecture = tiles.architecture(torch.device("cuda"))
+        row = ", ".join(f"Tile({t.block}, {t.step}, {t.warps}, {t.stages})" for t in tiles.TILES[op, architecture])
+        print(f'    ("{op}", "{architecture}"): ({row}),', flush=True)
+
+
+if __name__ == "__main__":
+    main()
