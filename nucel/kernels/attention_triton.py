@@ -518,7 +518,7 @@ def attention_backward(
     lengths: Tensor | None,
 ) -> Tensor:
     """`reference.attention_backward` by the kernels: the gradient of qkv."""
-    grad_out, qkv, cos, sin = grad_out.contiguous(), qkv.contiguous(), cos.contiguous(), sin.contiguous()
+    grad_out, qkv, cos, sin, out, lse = (x.contiguous() for x in (grad_out, qkv, cos, sin, out, lse))
     _, positions, _, heads, width = qkv.shape
     grad_qkv = tiles.scratch(qkv.shape, qkv.dtype, qkv.device)
     scale, columns = _scale(width), _columns(width)
@@ -547,13 +547,13 @@ def attention_backward(
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, lengths: Tensor | None) -> Tensor:
-    """Some parts (B, T, parts, H, D) of qkv, rotated, scaled, and with their halves padded to the kernels' columns."""
+    """Parts (B, T, parts, H, D) of a contiguous qkv, rotated, scaled, their halves padded to the kernels' columns."""
     batch, positions, parts, heads, width = x.shape
     columns = _columns(width)
     rotated = tiles.scratch((batch, positions, parts, heads, 2 * columns["HALF"]), x.dtype, x.device)
     tile = tiles.choose("rotate", x)
     _rotate[(batch * triton.cdiv(positions, tile.block) * parts * heads,)](
-        x, cos, sin, lengths, rotated, positions, parts * heads, x.stride(1), _scale(width),
+        x, cos, sin, lengths, rotated, positions, parts * heads, 3 * heads * width, _scale(width),
         **columns, BLOCK=tile.block, **tile.options(),
     )  # fmt: skip
     return rotated
