@@ -230,13 +230,13 @@ def small() -> TrainConfig:
     return TrainConfig(
         model=ElectraConfig(
             generator=EncoderConfig(layers=3, width=128, heads=4, intermediate=256, init_std=0.04),
-            discriminator=EncoderConfig(layers=6, width=256, heads=8, intermediate=512, init_std=0.03),
+            discriminator=EncoderConfig(layers=4, width=256, heads=8, intermediate=512, init_std=0.03),
         ),
         context=512,
         window_bp=640,
         overlap_bp=64,
         hold_out_fraction=0.05,
-        steps=2000,
+        steps=1500,
         batch_size=16,
         lr=1e-3,
         warmup_steps=100,
