@@ -157,6 +157,7 @@ class Recipe:
             _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         for name in ("weight_decay", "warmup_steps"):
             _require(getattr(self, name) >= 0, f"{name} must be at least 0, got {getattr(self, name)}")
+        _require(0 <= self.seed < 2**63, f"seed must lie in [0, 2^63), got {self.seed}")
         _require(all(0 <= b < 1 for b in self.betas), f"betas must lie in [0, 1), got {self.betas}")
 
 
@@ -236,7 +237,7 @@ def small() -> TrainConfig:
         window_bp=640,
         overlap_bp=64,
         hold_out_fraction=0.05,
-        steps=1500,
+        steps=1000,
         batch_size=16,
         lr=1e-3,
         warmup_steps=100,

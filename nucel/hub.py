@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import vocab
-from .config import EncoderConfig
+from .config import ConfigError, EncoderConfig
 from .model import Discriminator, Encoder, Generator
 
 PREFIXES = ("", "model.", "bert.", "discriminator.bert.")
@@ -274,7 +274,7 @@ def load(path: str | os.PathLike[str]) -> Encoder:
     config_path = _read(directory, "config.json")
     try:
         encoder = Encoder(encoder_config(json.loads(config_path.read_text(encoding="utf-8"))))
-    except (HubError, json.JSONDecodeError) as error:
+    except (HubError, ConfigError, json.JSONDecodeError) as error:
         raise HubError(f"{config_path}: {error}") from None
 
     state = _read_weights(directory)

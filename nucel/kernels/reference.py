@@ -221,7 +221,7 @@ def rtd_loss_backward(
 
     a = norm_weight_ * weight_
     grad_gelu = grad_logits * rstd * (a - a.mean() - x_hat * (x_hat * a).mean(-1, keepdim=True))
-    grad_dense = torch.ops.aten.gelu_backward(grad_gelu, dense.to(x_hat.dtype))
+    grad_dense = torch.ops.aten.gelu_backward(grad_gelu, dense.to(x_hat.dtype)).contiguous()
     return (
         grad_dense.to(dense.dtype),
         (weight_ * shared).to(norm_weight.dtype),
