@@ -65,7 +65,7 @@ def test_a_whole_training_step_agrees(tmp_path, attention, tied):
     labels = torch.full(losses.masked.tokens.shape, -100)
     labels.scatter_(1, losses.masked.positions, losses.masked.originals.long())
     labels[:, 0] = -100
-    generator_loss = generator(input_ids=losses.masked.tokens.long(), labels=labels).loss
+    generator_loss = generator(input_ids=losses.masked.tokens.long(), labels=labels).loss.double()
 
     discriminator = transformers.ModernBertForTokenClassification.from_pretrained(tmp_path / "discriminator", **theirs)
     logits = discriminator(input_ids=losses.corrupted.tokens.long()).logits.squeeze(-1)

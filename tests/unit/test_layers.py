@@ -28,7 +28,7 @@ def _imported(source: Path) -> set[str]:
             paths = [prefix + (module or [alias.name]) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             module = node.module.split(".")
-            paths = [module + [alias.name] if module == ["nucel"] else module for alias in node.names]
+            paths = [[*module, alias.name] if module == ["nucel"] else module for alias in node.names]
         else:
             continue
         names |= {path[1] for path in paths if path[0] == "nucel" and len(path) > 1}
