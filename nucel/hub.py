@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from . import vocab
@@ -219,7 +220,8 @@ def save(network: Generator | Discriminator, directory: Path) -> None:
     state = {name: tensor.detach().contiguous().cpu() for name, tensor in network.state_dict().items()}
     if files["config.json"]["tie_word_embeddings"]:
         del state["decoder.weight"]
-    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+    # Written by Python, so that a full disk is an OSError.
+    (directory / "model.safetensors").write_bytes(serialize(state, metadata={"format": "pt"}))
 
 
 def _read(directory: Path, name: str) -> Path:

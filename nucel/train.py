@@ -199,29 +199,46 @@ def choose_precision(config: TrainConfig) -> Precision:
 
 
 def _choose_directory(config: TrainConfig) -> tuple[Path, bool]:
-    """The run directory, and whether a run in it is continued."""
-    match config.resume, config.out:
-        case None, None:
-            return Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S"), False
-        case None, out:
-            if out.exists() and not out.is_dir():
-                raise CheckpointError(f"--out {out} is a file; give a directory")
-            if out.exists() and any(out.iterdir()):
-                raise CheckpointError(
-                    f"--out {out} is not empty; continue the run in it with --resume auto, or choose another directory"
-                )
-            return out, False
-        case "auto", None:
+    """The run directory, and whether a run in it is continued.
+
+    Raises:
+        ConfigError, CheckpointError: the directory does not fit what was asked for.
+    """
+    if config.resume is None:
+        run = config.out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+        _require_unused(run, "continue the run in it with --resume auto, or choose another directory")
+        return run, False
+    if config.resume == "auto":
+        if config.out is None:
             raise ConfigError("--resume auto needs --out, the run directory to continue or to start")
-        case "auto", out:
-            return out, checkpoint.describes_run(out) and checkpoint.has_checkpoint(out)
-        case resume, out:
-            run = Path(resume)
-            if out is not None and out.resolve() != run.resolve():
-                raise ConfigError(f"--resume {run} continues in that directory; leave out --out {out}")
-            if not checkpoint.describes_run(run) or not checkpoint.has_checkpoint(run):
-                raise CheckpointError(f"--resume {run}: there is no run with a checkpoint in that directory")
-            return run, True
+        if not checkpoint.describes_run(config.out):
+            _require_unused(config.out, "it holds no run; choose another directory")
+        return config.out, checkpoint.has_checkpoint(config.out)
+    run = Path(config.resume)
+    if config.out is not None and config.out.resolve() != run.resolve():
+        raise ConfigError(f"--resume {run} continues in that directory; leave out --out {config.out}")
+    if not checkpoint.describes_run(run) or not checkpoint.has_checkpoint(run):
+        raise CheckpointError(f"--resume {run}: there is no run with a checkpoint in that directory")
+    return run, True
+
+
+def _require_unused(run: Path, advice: str) -> None:
+    if run.exists() and not run.is_dir():
+        raise CheckpointError(f"{run} is a file; give a directory")
+    if run.exists() and any(run.iterdir()):
+        raise CheckpointError(f"{run} is not empty; {advice}")
+
+
+@contextlib.contextmanager
+def _removed_on_failure(run: Path) -> Iterator[None]:
+    """Leave no directory behind when a run cannot even begin."""
+    existed = run.exists()
+    try:
+        yield
+    except BaseException:
+        if not existed:
+            shutil.rmtree(run, ignore_errors=True)
+        raise
 
 
 def _open_genome(config: TrainConfig, run: Path) -> Genome:
@@ -286,7 +303,7 @@ def _banner(
     steps_per_epoch = len(train) / config.batch_size
     rows = {
         "model": f"{size('generator')}, {size('discriminator')}",
-        "genome": f"{', '.join(str(p) for p in genome.paths)}: {len(genome.contigs)} contigs, "
+        "genome": f"{', '.join(str(p) for p in genome.paths)}: {len(genome.contigs)} contig(s), "
         f"{genome.lengths.sum() / 1e6:.2f} Mb",
         "windows": f"{len(train)} to train on, {len(held)} held out, of {config.window_bp} bp; "
         f"an epoch is {steps_per_epoch:.1f} steps",
@@ -336,41 +353,39 @@ def train(config: TrainConfig, command: str = "nucel.train") -> dict[str, Any]:
     precision = choose_precision(config)
     device = precision.device
     run, resumed = _choose_directory(config)
-    genome = _open_genome(config, run)
-    tiled = Windows.tile(genome, config.window_bp, config.overlap_bp, config.max_unknown)
-    train_windows, held_windows = tiled.hold_out(config.hold_out, config.hold_out_fraction)
     micro_batch = config.micro_batch or config.batch_size
-    sampler = WindowSampler(
-        train_windows,
-        context=config.context,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        reverse_complement=config.reverse_complement,
-        threads=config.threads,
-    )
-    validation_windows = min(config.validation_windows, len(held_windows))
-    validation_sampler = WindowSampler(
-        held_windows,
-        context=config.context,
-        batch_size=min(micro_batch, validation_windows),
-        seed=_VALIDATION_SEED,
-        reverse_complement=False,
-        threads=config.threads,
-    )
-
-    electra = Electra(config.model).initialize(config.seed).to(device)
-    optimizer = make_optimizer(electra, config)
-    scaler = precision.gradient_scaler()
-    description = _describe(config, precision, genome, command)
-    run.mkdir(parents=True, exist_ok=True)
-    _require_space(run, electra)
-    first = 0
-    if checkpoint.describes_run(run):
-        checkpoint.require_same_run(run, description)
-    else:
-        checkpoint.write_description(run, description)
-    if resumed:
-        first = checkpoint.restore(run, electra, optimizer, scaler, device)
+    with _removed_on_failure(run):
+        genome = _open_genome(config, run)
+        tiled = Windows.tile(genome, config.window_bp, config.overlap_bp, config.max_unknown)
+        train_windows, held_windows = tiled.hold_out(config.hold_out, config.hold_out_fraction)
+        sampler = WindowSampler(
+            train_windows,
+            context=config.context,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            reverse_complement=config.reverse_complement,
+            threads=config.threads,
+        )
+        validation_windows = min(config.validation_windows, len(held_windows))
+        validation_sampler = WindowSampler(
+            held_windows,
+            context=config.context,
+            batch_size=min(micro_batch, validation_windows),
+            seed=_VALIDATION_SEED,
+            reverse_complement=False,
+            threads=config.threads,
+        )
+        electra = Electra(config.model).initialize(config.seed).to(device)
+        optimizer = make_optimizer(electra, config)
+        scaler = precision.gradient_scaler()
+        description = _describe(config, precision, genome, command)
+        run.mkdir(parents=True, exist_ok=True)
+        _require_space(run, electra)
+        if checkpoint.describes_run(run):
+            checkpoint.require_same_run(run, description)
+        else:
+            checkpoint.write_description(run, description)
+    first = checkpoint.restore(run, electra, optimizer, scaler, device) if resumed else 0
     checkpoint.forget_metrics_after(run, first)
 
     _banner(config, electra, genome, train_windows, held_windows, precision, run)
@@ -387,7 +402,8 @@ def train(config: TrainConfig, command: str = "nucel.train") -> dict[str, Any]:
         f = found.figures
         console.print(
             f"step {step}: held-out generator loss {f['generator_loss']:.4f}, "
-            f"RTD loss {f['rtd_loss']:.4f} (blind {f['rtd_blind']:.4f}), AUROC {f['rtd_auroc']:.4f}"
+            f"RTD loss {f['rtd_loss']:.4f} (blind {f['rtd_blind']:.4f}), AUROC {f['rtd_auroc']:.4f}",
+            soft_wrap=True,
         )
         return found
 
@@ -419,16 +435,18 @@ def train(config: TrainConfig, command: str = "nucel.train") -> dict[str, Any]:
 
     low, high = bootstrap_auroc(-found.rtd_logits, found.replaced)
     _plot(run)
-    return {
+    summary = {
         "step": max(first, last),
         "tokens": max(first, last) * tokens_per_step,
         "tokens_per_s": round((last - first) * tokens_per_step / watch.seconds, 1) if last > first else None,
         **{f"val_{name}": round(value, 6) for name, value in found.figures.items()},
-        "val_rtd_auroc_95": [round(low, 6), round(high, 6)],
+        "val_rtd_auroc_low": round(low, 6),
+        "val_rtd_auroc_high": round(high, 6),
         "val_windows": validation_windows,
         "device": str(device),
         "out": str(run),
     }
+    return checkpoint.finite(summary)
 
 
 def _plot(run: Path) -> None:
@@ -448,7 +466,12 @@ def main(arguments: list[str] | None = None) -> int:
         arguments = ["debug", *arguments]
     presets = {name: (preset.__doc__ or "", preset()) for name, preset in PRESETS.items()}
     try:
-        config = tyro.extras.overridable_config_cli(presets, args=arguments, prog="python -m nucel.train")
+        config = tyro.extras.overridable_config_cli(
+            presets,
+            prog="python -m nucel.train",
+            description="Pre-train a NucEL pair on a genome. Without a preset's name, debug is taken.",
+            args=arguments,
+        )
         summary = train(config, command)
     except (ConfigError, GenomeError, CheckpointError, HubError, OSError) as error:
         console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)

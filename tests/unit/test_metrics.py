@@ -1,0 +1,57 @@
+"""Figures of merit against scikit-learn."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
+
+from nucel.metrics import RankedScores, blind_cross_entropy, bootstrap_auroc
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(-5, 5), st.booleans(), st.integers(0, 3)), min_size=1, max_size=60))
+def test_ranking_figures_equal_scikit_learn_s_with_ties_and_weights(rows):
+    scores, positive, weights = (torch.tensor(column) for column in zip(*rows, strict=True))
+    ranked = RankedScores(scores.float(), positive)
+    if positive.any():
+        assert ranked.average_precision() == pytest.approx(average_precision_score(positive, scores))
+    else:
+        assert math.isnan(ranked.average_precision())
+    for counts, w in ((None, torch.ones(len(rows))), (weights, weights)):
+        if (w[positive] > 0).any() and (w[~positive] > 0).any():
+            assert ranked.auroc(counts) == pytest.approx(roc_auc_score(positive, scores, sample_weight=w))
+        else:
+            assert math.isnan(ranked.auroc(counts))
+
+
+@pytest.mark.parametrize("replaced", [0, 1, 37, 500, 1000])
+def test_blind_cross_entropy_is_that_of_the_best_constant(replaced):
+    labels = [1] * replaced + [0] * (1000 - replaced)
+    expected = log_loss(labels, [replaced / 1000] * 1000, labels=[0, 1]) if 0 < replaced < 1000 else 0
+    assert blind_cross_entropy(replaced / 1000) == pytest.approx(expected)
+
+
+def test_known_values_of_the_blind_discriminator():
+    for accuracy, expected in ((0.25, 0.352), (0.45, 0.285), (0.5, 0.266)):
+        assert blind_cross_entropy(0.15 * (1 - accuracy)) == pytest.approx(expected, abs=5e-4)
+
+
+def test_bootstrap_interval_holds_the_truth_and_narrows_with_more_windows():
+    generator = torch.Generator().manual_seed(0)
+
+    def interval(windows):
+        positive = torch.rand(windows, 50, generator=generator) < 0.2
+        scores = torch.randn(windows, 50, generator=generator) + positive * 0.5
+        low, high = bootstrap_auroc(scores, positive)
+        assert low < RankedScores(scores.flatten(), positive.flatten()).auroc() < high
+        return low, high
+
+    truth = 0.5 * (1 + math.erf(0.5 / 2))  # two unit normals half a standard deviation apart
+    (low, high), (lower, higher) = interval(400), interval(25)
+    assert low < truth < high
+    assert high - low < 0.5 * (higher - lower)
