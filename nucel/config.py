@@ -214,14 +214,14 @@ def debug() -> TrainConfig:
         window_bp=320,
         overlap_bp=32,
         hold_out_fraction=0.1,
-        steps=400,
+        steps=320,
         batch_size=16,
         lr=2e-3,
         warmup_steps=40,
         decay="linear",
-        validate_every=100,
+        validate_every=50,
         validation_windows=128,
-        save_every=200,
+        save_every=160,
         log_every=10,
     )
 

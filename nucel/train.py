@@ -102,7 +102,7 @@ def train_step(
     for part, part_rows in zip(tokens.split(micro_batch), rows.split(micro_batch), strict=True):
         with precision.autocast():
             losses = electra(part, recipe.seed, part_rows)
-        scaler.scale(losses.loss * (micro_batch / len(tokens))).backward()
+        scaler.scale(losses.loss * (len(part) / len(tokens))).backward()
         figures.append(step_figures(losses))
     scaler.unscale_(optimizer)
     torch.nn.utils.clip_grad_norm_(electra.parameters(), recipe.max_grad_norm)
