@@ -60,14 +60,16 @@ def test_a_whole_training_step_agrees(tmp_path, attention, tied):
     losses = pair(windows(), 3, torch.arange(3))
     losses.loss.backward()
 
-    theirs = {"attn_implementation": attention, "dtype": torch.float64}
-    generator = transformers.ModernBertForMaskedLM.from_pretrained(tmp_path / "generator", **theirs)
+    def load(kind, name):
+        return kind.from_pretrained(tmp_path / name, attn_implementation=attention).double()
+
+    generator = load(transformers.ModernBertForMaskedLM, "generator")
     labels = torch.full(losses.masked.tokens.shape, -100)
     labels.scatter_(1, losses.masked.positions, losses.masked.originals.long())
     labels[:, 0] = -100
     generator_loss = generator(input_ids=losses.masked.tokens.long(), labels=labels).loss.double()
 
-    discriminator = transformers.ModernBertForTokenClassification.from_pretrained(tmp_path / "discriminator", **theirs)
+    discriminator = load(transformers.ModernBertForTokenClassification, "discriminator")
     logits = discriminator(input_ids=losses.corrupted.tokens.long()).logits.squeeze(-1)
     rtd_loss = F.binary_cross_entropy_with_logits(logits, losses.corrupted.original.double())
     (generator_loss + 50 * rtd_loss).backward()
