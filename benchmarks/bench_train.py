@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from nucel import hub
 from nucel.config import PRESETS, TrainConfig
 from nucel.electra import Electra, corrupt, mask, propose
+from nucel.metrics import Meter
 from nucel.train import Precision, make_optimizer, train_step
 from nucel.vocab import BASES, CLS
 
@@ -64,10 +65,10 @@ def test_training_step(benchmark, tmp_path, preset, who, dtype):
 
     if who == "nucel":
         optimizer = make_optimizer(electra, config)
-        scaler = precision.gradient_scaler()
+        scaler, meter = precision.gradient_scaler(), Meter(precision.device)
 
         def step():
-            train_step(electra, optimizer, scaler, precision, config, tokens, 0, BATCH)
+            train_step(electra, optimizer, scaler, precision, config, tokens, 0, BATCH, meter)
     else:
         optimizer = torch.optim.AdamW(peer.parameters, lr=config.lr, fused=True)
 

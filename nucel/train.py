@@ -26,10 +26,10 @@ from torch import Tensor
 from . import checkpoint, demo, kernels
 from .checkpoint import CheckpointError
 from .config import PRESETS, ConfigError, Recipe, TrainConfig
-from .electra import Electra, Losses
+from .electra import Electra
 from .genome import Genome, GenomeError, Windows, WindowSampler
 from .hub import HubError
-from .metrics import RankedScores, blind_cross_entropy, bootstrap_auroc
+from .metrics import Meter, RankedScores, blind_cross_entropy, bootstrap_auroc
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _VALIDATION_SEED = 0
@@ -90,39 +90,25 @@ def train_step(
     tokens: Tensor,
     step: int,
     micro_batch: int,
-) -> Tensor:
-    """One optimizer step on tokens (B, T); returns its `step_figures`, still on the device.
+    meter: Meter,
+) -> None:
+    """One optimizer step on tokens (B, T), without host synchronisation; its figures go to the meter.
 
     The batch's loss is the mean of its micro-batches' losses.
     """
     rows = torch.arange(step * len(tokens), (step + 1) * len(tokens), device=tokens.device)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(recipe, step)
-    figures = []
     for part, part_rows in zip(tokens.split(micro_batch), rows.split(micro_batch), strict=True):
         with precision.autocast():
             losses = electra(part, recipe.seed, part_rows)
         scaler.scale(losses.loss * (len(part) / len(tokens))).backward()
-        figures.append(step_figures(losses))
+        meter.add(losses)
     scaler.unscale_(optimizer)
     torch.nn.utils.clip_grad_norm_(electra.parameters(), recipe.max_grad_norm)
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return torch.stack(figures).mean(0)
-
-
-FIGURES = ("loss", "generator_loss", "rtd_loss", "generator_accuracy", "replaced_fraction")
-
-
-@torch.no_grad()
-def step_figures(losses: Losses) -> Tensor:
-    """The `FIGURES` of one forward pass, fp32 (5,): no host synchronisation."""
-    used = losses.masked.used
-    correct = (losses.generator_logits.argmax(-1) == losses.masked.originals) & used
-    accuracy = correct.sum() / used.sum().clamp(min=1)
-    replaced = 1 - losses.corrupted.original.float().mean()
-    return torch.stack([losses.loss, losses.generator_loss, losses.rtd_loss, accuracy, replaced]).float()
 
 
 class Validation(NamedTuple):
@@ -142,7 +128,7 @@ def validate(electra: Electra, sampler: WindowSampler, windows: int, precision: 
     sums, masked_count, logits, replaced = torch.zeros(3, dtype=torch.float64), 0, [], []
     for step in range(math.ceil(windows / sampler.rows)):
         first = step * sampler.rows
-        tokens = torch.from_numpy(sampler.batch(step).tokens[: windows - first]).to(precision.device)
+        tokens = _upload(sampler.batch(step).tokens[: windows - first], precision.device)
         rows = torch.arange(first, first + len(tokens), device=precision.device)
         with precision.autocast():
             losses = electra(tokens, _VALIDATION_SEED, rows)
@@ -331,6 +317,12 @@ def _progress(total: int, done: int) -> Iterator[Any]:
         yield lambda step, figures: progress.update(task, completed=step, figures=figures)
 
 
+def _upload(tokens: np.ndarray, device: torch.device) -> Tensor:
+    """A batch on the device; to a GPU from pinned memory, so that the host need not wait."""
+    batch = torch.from_numpy(tokens)
+    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
+
+
 class Stopwatch:
     """Time spent in training steps alone, validation and saving left out."""
 
@@ -394,7 +386,7 @@ def train(config: TrainConfig, command: str = "nucel.train") -> dict[str, Any]:
     last = min(config.steps, config.stop_after or config.steps)
     tokens_per_step = config.batch_size * config.context
     watch, logged, seconds_logged = Stopwatch(), first, 0.0
-    pending: list[Tensor] = []
+    meter = Meter(device)
 
     def report_validation(step: int) -> Validation:
         found = validate(electra, validation_sampler, validation_windows, precision)
@@ -411,20 +403,20 @@ def train(config: TrainConfig, command: str = "nucel.train") -> dict[str, Any]:
     with _progress(last, first) as show:
         for step in range(first, last):
             with watch.running():
-                tokens = torch.from_numpy(sampler.batch(step).tokens).to(device)
-                pending.append(train_step(electra, optimizer, scaler, precision, config, tokens, step, micro_batch))
+                tokens = _upload(sampler.batch(step).tokens, device)
+                train_step(electra, optimizer, scaler, precision, config, tokens, step, micro_batch, meter)
                 done = step + 1
                 if done % config.log_every == 0 or done == last:
-                    figures = dict(zip(FIGURES, torch.stack(pending).mean(0).tolist(), strict=True))
+                    figures = meter.read()  # waits for the device, so that the watch is right
             if done % config.log_every == 0 or done == last:
                 rate = (done - logged) * tokens_per_step / (watch.seconds - seconds_logged)
                 logged, seconds_logged = done, watch.seconds
-                pending.clear()
                 line = {"step": done, "split": "train", **figures, "lr": learning_rate(config, step)}
                 checkpoint.append_metrics(run, {**line, "tokens_per_s": rate})
                 show(
                     done,
-                    f"generator {figures['generator_loss']:.3f}  RTD {figures['rtd_loss']:.4f}  {rate:,.0f} tokens/s",
+                    f"generator {figures['generator_loss']:.3f}  RTD {figures['rtd_loss']:.4f}  "
+                    f"AUROC {figures['rtd_auroc']:.3f}  {rate:,.0f} tokens/s",
                 )
             if done % config.validate_every == 0 or done == last:
                 found = report_validation(done)

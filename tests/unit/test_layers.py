@@ -9,8 +9,8 @@ import nucel
 
 LEVEL = {
     "vocab": 0, "config": 0, "demo": 0, "kernels": 0, "_nucel": 0,
-    "model": 1, "genome": 1, "metrics": 1,
-    "electra": 2, "hub": 2, "checkpoint": 3,
+    "model": 1, "genome": 1,
+    "electra": 2, "hub": 2, "metrics": 3, "checkpoint": 3,
     "plot": 4, "train": 5,
 }  # fmt: skip
 PACKAGE = Path(nucel.__file__).parent

@@ -8,9 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
+from sklearn.metrics import average_precision_score, log_loss, precision_score, recall_score, roc_auc_score
 
-from nucel.metrics import RankedScores, blind_cross_entropy, bootstrap_auroc
+from nucel.config import PRESETS
+from nucel.electra import Electra
+from nucel.metrics import Meter, RankedScores, blind_cross_entropy, bootstrap_auroc
 
 
 @settings(max_examples=100, deadline=None)
@@ -55,3 +57,34 @@ def test_bootstrap_interval_holds_the_truth_and_narrows_with_more_windows():
     (low, high), (lower, higher) = interval(400), interval(25)
     assert low < truth < high
     assert high - low < 0.5 * (higher - lower)
+
+
+def test_running_figures_equal_the_exact_ones_of_the_same_batches():
+    electra = Electra(PRESETS["debug"]().model).initialize(0)
+    meter, passes = Meter(torch.device("cpu")), []
+    for first in (0, 8):
+        tokens = torch.randint(11, 15, (8, 128), generator=torch.Generator().manual_seed(first)).to(torch.uint8)
+        tokens[:, 0] = 2
+        losses = electra(tokens, 0, torch.arange(first, first + 8))
+        # The untrained discriminator's logits hardly differ; spread them, and let them know something.
+        spread = (losses.rtd_logits - losses.rtd_logits.mean()) / losses.rtd_logits.std()
+        losses = losses._replace(rtd_logits=spread + losses.corrupted.original)
+        meter.add(losses)
+        passes.append(losses)
+    figures = meter.read()
+
+    logits = torch.cat([x.rtd_logits.detach().flatten() for x in passes])
+    replaced = torch.cat([~x.corrupted.original.flatten() for x in passes])
+    called = logits < 0
+    originals = torch.cat([x.masked.originals for x in passes])
+    likeliest = torch.cat([x.generator_logits.argmax(-1) for x in passes])
+    assert figures["rtd_auroc"] == pytest.approx(roc_auc_score(replaced, -logits), abs=1e-3)
+    assert figures["rtd_recall"] == pytest.approx(recall_score(replaced, called))
+    assert figures["rtd_precision"] == pytest.approx(precision_score(replaced, called))
+    assert figures["replaced_fraction"] == pytest.approx(float(replaced.double().mean()))
+    assert figures["generator_accuracy"] == pytest.approx(float((likeliest == originals).double().mean()))
+    slots = originals.numel()
+    assert figures["generator_sampled_accuracy"] == pytest.approx((slots - int(replaced.sum())) / slots)
+    for name in ("loss", "generator_loss", "rtd_loss"):
+        assert figures[name] == pytest.approx(float(sum(getattr(x, name) for x in passes)) / 2)
+    assert meter.passes == 0 and meter.histogram.sum() == 0

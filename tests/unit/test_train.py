@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import nucel
 from nucel import checkpoint, demo
 from nucel.config import PRESETS, Recipe
 from nucel.electra import Electra
+from nucel.metrics import Meter
 from nucel.train import Precision, _describe, learning_rate, main, make_optimizer, train_step
 
 _SETTINGS = {
@@ -171,12 +173,42 @@ def test_micro_batches_change_nothing_but_rounding():
         optimizer = make_optimizer(electra, config)
         for name, parameter in electra.named_parameters():
             parameter.register_post_accumulate_grad_hook(lambda p, n=name, g=gradients: g.update({n: p.grad.clone()}))
-        figures = train_step(electra, optimizer, precision.gradient_scaler(), precision, config, tokens, 0, micro_batch)
-        results.append((figures, gradients))
+        meter, scaler = Meter(precision.device), precision.gradient_scaler()
+        train_step(electra, optimizer, scaler, precision, config, tokens, 0, micro_batch, meter)
+        results.append((meter.read(), gradients))
     for figures, gradients in results[1:]:
-        torch.testing.assert_close(figures, results[0][0])
+        assert figures == pytest.approx(results[0][0], rel=1e-4, abs=1e-4)
         for name, gradient in gradients.items():
             torch.testing.assert_close(gradient, results[0][1][name], rtol=1e-3, atol=1e-4)
+
+
+class NoHostSynchronisation(TorchDispatchMode):
+    """Fails on whatever would make the host wait for a device: reading a value, or a shape that depends on one."""
+
+    FORBIDDEN = frozenset({
+        "_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "bincount",
+        "_unique", "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave",
+    })  # fmt: skip
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        indexed_by_mask = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
+        assert name not in self.FORBIDDEN and not indexed_by_mask, f"{name} synchronises"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_never_waits_for_the_device(dtype):
+    config = PRESETS["debug"]()
+    precision = Precision(torch.device("cpu"), dtype)
+    electra = Electra(config.model).initialize(0)
+    optimizer, scaler, meter = make_optimizer(electra, config), precision.gradient_scaler(), Meter(precision.device)
+    tokens = torch.randint(11, 15, (4, 64)).to(torch.uint8)
+    with NoHostSynchronisation():
+        for step in range(2):
+            train_step(electra, optimizer, scaler, precision, config, tokens, step, 2, meter)
+        with pytest.raises(AssertionError, match="synchronises"):
+            meter.read()
 
 
 def test_weight_decay_reaches_matrices_only():
