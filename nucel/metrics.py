@@ -77,7 +77,7 @@ def bootstrap_auroc(scores: Tensor, positive: Tensor, seed: int = 0, draws: int 
 
 
 class Meter:
-    """Figures of training batches, accumulated on the device; only `read` waits for it.
+    """Figures of several forward passes, accumulated on the device; only `read` waits for it.
 
     The AUROC comes from a histogram of sigmoid(logit), so that it is exact up to ties within a bin; precision and
     recall are exact, since 0 is a bin's edge.
@@ -87,10 +87,10 @@ class Meter:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.reset()
+        self._reset()
 
-    def reset(self) -> None:
-        self.passes = 0
+    def _reset(self) -> None:
+        self.windows = 0
         self.losses = torch.zeros(3, device=self.device)
         self.slots = torch.zeros(3, dtype=torch.int64, device=self.device)
         self.histogram = torch.zeros(2 * self.BINS, dtype=torch.int64, device=self.device)
@@ -99,33 +99,36 @@ class Meter:
     def add(self, losses: Losses) -> None:
         """Take in one forward pass: no host synchronisation, no shape that depends on data."""
         masked, corrupted = losses.masked, losses.corrupted
-        self.passes += 1
-        self.losses += torch.stack([losses.loss, losses.generator_loss, losses.rtd_loss])
+        windows = len(corrupted.tokens)
         likeliest = losses.generator_logits.argmax(-1) == masked.originals
         sampled = corrupted.tokens.gather(1, masked.positions) == masked.originals
-        self.slots += torch.stack([x.sum() for x in (masked.used, likeliest & masked.used, sampled & masked.used)])
+        slots = torch.stack([x.sum() for x in (masked.used, likeliest & masked.used, sampled & masked.used)])
+        self.windows += windows
+        self.slots += slots
+        self.losses += torch.stack([losses.loss * windows, losses.generator_loss * slots[0], losses.rtd_loss * windows])
         bins = (losses.rtd_logits.sigmoid() * self.BINS).long().clamp(max=self.BINS - 1)
         bins += self.BINS * corrupted.original
         self.histogram.index_add_(0, bins.flatten(), torch.ones_like(bins).flatten())
 
     def read(self) -> dict[str, float]:
-        """Means over the passes since the last reading, and start anew."""
-        loss, generator_loss, rtd_loss = (self.losses / self.passes).tolist()
+        """Means over what was added since the last reading; starts anew."""
+        loss, generator_loss, rtd_loss = self.losses.tolist()
         used, likeliest, sampled = self.slots.tolist()
         replaced, original = self.histogram.cpu().view(2, self.BINS)
-        called_replaced, called_original = int(replaced[: self.BINS // 2].sum()), int(original[: self.BINS // 2].sum())
-        score = -torch.arange(self.BINS).repeat(2)
-        ranked = RankedScores(score, torch.arange(2 * self.BINS) < self.BINS)
+        replaced_below, original_below = (int(counts[: self.BINS // 2].sum()) for counts in (replaced, original))
+        fraction = int(replaced.sum()) / int(replaced.sum() + original.sum())
+        ranked = RankedScores(-torch.arange(self.BINS).repeat(2), torch.arange(2 * self.BINS) < self.BINS)
         figures = {
-            "loss": loss,
-            "generator_loss": generator_loss,
+            "loss": loss / self.windows,
+            "generator_loss": generator_loss / max(1, used),
             "generator_accuracy": likeliest / max(1, used),
             "generator_sampled_accuracy": sampled / max(1, used),
-            "rtd_loss": rtd_loss,
+            "rtd_loss": rtd_loss / self.windows,
+            "rtd_blind": blind_cross_entropy(fraction),
             "rtd_auroc": ranked.auroc(torch.cat((replaced, original))),
-            "rtd_recall": called_replaced / max(1, int(replaced.sum())),
-            "rtd_precision": called_replaced / max(1, called_replaced + called_original),
-            "replaced_fraction": int(replaced.sum()) / max(1, int(replaced.sum() + original.sum())),
+            "rtd_recall": replaced_below / max(1, int(replaced.sum())),
+            "rtd_precision": replaced_below / max(1, replaced_below + original_below),
+            "replaced_fraction": fraction,
         }
-        self.reset()
+        self._reset()
         return figures

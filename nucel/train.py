@@ -29,7 +29,7 @@ from .config import PRESETS, ConfigError, Recipe, TrainConfig
 from .electra import Electra
 from .genome import Genome, GenomeError, Windows, WindowSampler
 from .hub import HubError
-from .metrics import Meter, RankedScores, blind_cross_entropy, bootstrap_auroc
+from .metrics import Meter, RankedScores, bootstrap_auroc
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _VALIDATION_SEED = 0
@@ -125,38 +125,22 @@ class Validation(NamedTuple):
 def validate(electra: Electra, sampler: WindowSampler, windows: int, precision: Precision) -> Validation:
     """Losses and replaced-token detection over the first `windows` rows of a held-out sampler, the same each time."""
     electra.eval()
-    sums, masked_count, logits, replaced = torch.zeros(3, dtype=torch.float64), 0, [], []
+    meter, logits, replaced = Meter(precision.device), [], []
     for step in range(math.ceil(windows / sampler.rows)):
         first = step * sampler.rows
         tokens = _upload(sampler.batch(step).tokens[: windows - first], precision.device)
         rows = torch.arange(first, first + len(tokens), device=precision.device)
         with precision.autocast():
             losses = electra(tokens, _VALIDATION_SEED, rows)
-        used = losses.masked.used
-        correct = (losses.generator_logits.argmax(-1) == losses.masked.originals) & used
-        count = int(used.sum())
-        batch = torch.stack([losses.generator_loss * count, correct.sum(), losses.rtd_loss * len(tokens)])
-        sums += batch.double().cpu()
-        masked_count += count
+        meter.add(losses)
         logits.append(losses.rtd_logits.float().cpu())
         replaced.append(~losses.corrupted.original.cpu())
     electra.train()
 
     logits, replaced = torch.cat(logits), torch.cat(replaced)
     ranked = RankedScores(-logits.flatten(), replaced.flatten())
-    fraction = float(replaced.double().mean())
-    called = logits < 0
-    figures = {
-        "generator_loss": float(sums[0]) / max(1, masked_count),
-        "generator_accuracy": float(sums[1]) / max(1, masked_count),
-        "rtd_loss": float(sums[2]) / windows,
-        "rtd_blind": blind_cross_entropy(fraction),
-        "rtd_auroc": ranked.auroc(),
-        "rtd_average_precision": ranked.average_precision(),
-        "rtd_recall": float((called & replaced).sum() / replaced.sum().clamp(min=1)),
-        "rtd_precision": float((called & replaced).sum() / called.sum().clamp(min=1)),
-        "replaced_fraction": fraction,
-    }
+    exact = {"rtd_auroc": ranked.auroc(), "rtd_average_precision": ranked.average_precision()}
+    figures = meter.read() | exact
     return Validation(figures, logits, replaced)
 
 
@@ -422,8 +406,8 @@ def train(config: TrainConfig, command: str = "nucel.train") -> dict[str, Any]:
                 found = report_validation(done)
             if done % config.save_every == 0 or done == last:
                 checkpoint.save(run, done, electra, optimizer, scaler, config.keep)
-    if found is None:  # resumed at its very end
-        found = report_validation(last)
+    if found is None:  # a finished run was resumed: nothing is new but the summary
+        found = validate(electra, validation_sampler, validation_windows, precision)
 
     low, high = bootstrap_auroc(-found.rtd_logits, found.replaced)
     _plot(run)
