@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import pickle
 import shutil
@@ -85,7 +86,8 @@ def save(
         for network in _NETWORKS:
             hub.save(getattr(electra, network), temporary / network)
         state = {"step": step, "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
-        torch.save(state, temporary / "trainer.pt")
+        with open(temporary / "trainer.pt", "wb") as file:
+            torch.save(state, file)
         _flush(temporary)
         if target.exists():
             shutil.rmtree(target)
@@ -184,9 +186,14 @@ def _differences(stored: Any, given: Any, name: str = "") -> list[str]:
 # ---- metrics ---------------------------------------------------------------------------------------------------------
 
 
+def finite(figures: dict[str, Any]) -> dict[str, Any]:
+    """Figures as JSON can hold them: nan and infinities become null."""
+    return {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in figures.items()}
+
+
 def append_metrics(run: Path, line: dict[str, Any]) -> None:
     with open(run / "metrics.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(json.dumps(finite(line)) + "\n")
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

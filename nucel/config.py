@@ -157,6 +157,7 @@ class Recipe:
             _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         for name in ("weight_decay", "warmup_steps"):
             _require(getattr(self, name) >= 0, f"{name} must be at least 0, got {getattr(self, name)}")
+        _require(0 <= self.seed < 2**63, f"seed must lie in [0, 2^63), got {self.seed}")
         _require(all(0 <= b < 1 for b in self.betas), f"betas must lie in [0, 1), got {self.betas}")
 
 
@@ -213,14 +214,14 @@ def debug() -> TrainConfig:
         window_bp=320,
         overlap_bp=32,
         hold_out_fraction=0.1,
-        steps=400,
+        steps=320,
         batch_size=16,
         lr=2e-3,
         warmup_steps=40,
         decay="linear",
-        validate_every=100,
+        validate_every=50,
         validation_windows=128,
-        save_every=200,
+        save_every=160,
         log_every=10,
     )
 
@@ -230,13 +231,13 @@ def small() -> TrainConfig:
     return TrainConfig(
         model=ElectraConfig(
             generator=EncoderConfig(layers=3, width=128, heads=4, intermediate=256, init_std=0.04),
-            discriminator=EncoderConfig(layers=6, width=256, heads=8, intermediate=512, init_std=0.03),
+            discriminator=EncoderConfig(layers=4, width=256, heads=8, intermediate=512, init_std=0.03),
         ),
         context=512,
         window_bp=640,
         overlap_bp=64,
         hold_out_fraction=0.05,
-        steps=2000,
+        steps=1000,
         batch_size=16,
         lr=1e-3,
         warmup_steps=100,

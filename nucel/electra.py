@@ -166,5 +166,6 @@ class Electra(nn.Module):
 def masked_cross_entropy(logits: Tensor, masked: Masked) -> Tensor:
     """Mean cross-entropy () over the used slots, in nats; 0 where no slot is used. logits (B, M, V)."""
     targets = masked.originals.long().masked_fill(~masked.used, _UNUSED)
-    total = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=_UNUSED, reduction="sum")
+    logits = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))
+    total = F.cross_entropy(logits, targets.flatten(), ignore_index=_UNUSED, reduction="sum")
     return total / masked.used.sum().clamp(min=1)

@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from . import vocab
-from .config import EncoderConfig
+from .config import ConfigError, EncoderConfig
 from .model import Discriminator, Encoder, Generator
 
 PREFIXES = ("", "model.", "bert.", "discriminator.bert.")
@@ -219,7 +220,8 @@ def save(network: Generator | Discriminator, directory: Path) -> None:
     state = {name: tensor.detach().contiguous().cpu() for name, tensor in network.state_dict().items()}
     if files["config.json"]["tie_word_embeddings"]:
         del state["decoder.weight"]
-    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+    # Written by Python, so that a full disk is an OSError.
+    (directory / "model.safetensors").write_bytes(serialize(state, metadata={"format": "pt"}))
 
 
 def _read(directory: Path, name: str) -> Path:
@@ -274,7 +276,7 @@ def load(path: str | os.PathLike[str]) -> Encoder:
     config_path = _read(directory, "config.json")
     try:
         encoder = Encoder(encoder_config(json.loads(config_path.read_text(encoding="utf-8"))))
-    except (HubError, json.JSONDecodeError) as error:
+    except (HubError, ConfigError, json.JSONDecodeError) as error:
         raise HubError(f"{config_path}: {error}") from None
 
     state = _read_weights(directory)

@@ -26,10 +26,13 @@ def plot_run(run: Path, target: Path) -> None:
         axes.plot([line["step"] for line in train], [line[key] for line in train], color="0.7", label="training")
         axes.plot([line["step"] for line in validation], [line[key] for line in validation], "C0.-", label="held out")
     generator.axhline(math.log(4), color="k", lw=0.8, ls=":", label="uniform, ln 4")
-    generator.set(title="Generator", ylabel="cross-entropy (nats)", ylim=_window(validation, "generator_loss"))
     steps = [line["step"] for line in validation]
     rtd.plot(steps, [line["rtd_blind"] for line in validation], "C3--", label="blind guess")
-    rtd.set(title="Replaced-token detection", ylabel="cross-entropy (nats)", ylim=_window(validation, "rtd_loss"))
+    generator.set(title="Generator", ylabel="cross-entropy (nats)")
+    rtd.set(title="Replaced-token detection", ylabel="cross-entropy (nats)")
+    if validation:  # the first steps' huge losses would flatten all that follows
+        generator.set_ylim(*_around([line["generator_loss"] for line in validation] + [math.log(4)]))
+        rtd.set_ylim(*_around([line[key] for line in validation for key in ("rtd_loss", "rtd_blind")]))
     auroc.plot(steps, [line["rtd_auroc"] for line in validation], "C0.-", label="held out")
     auroc.axhline(0.5, color="k", lw=0.8, ls=":", label="chance")
     auroc.set(title="Replaced-token detection", ylabel="AUROC")
@@ -39,9 +42,6 @@ def plot_run(run: Path, target: Path) -> None:
     figure.savefig(target, dpi=150)
 
 
-def _window(validation: list[dict], key: str) -> tuple[float, float] | None:
-    """Limits around the validation curve, so that the first steps' huge losses do not flatten it."""
-    values = [line[key] for line in validation]
-    if not values:
-        return None
-    return min(values) - 0.05, max(values) + 0.05
+def _around(values: list[float]) -> tuple[float, float]:
+    margin = 0.1 * (max(values) - min(values)) + 1e-3
+    return min(values) - margin, max(values) + margin

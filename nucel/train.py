@@ -26,10 +26,10 @@ from torch import Tensor
 from . import checkpoint, demo, kernels
 from .checkpoint import CheckpointError
 from .config import PRESETS, ConfigError, Recipe, TrainConfig
-from .electra import Electra, Losses
+from .electra import Electra
 from .genome import Genome, GenomeError, Windows, WindowSampler
 from .hub import HubError
-from .metrics import RankedScores, blind_cross_entropy, bootstrap_auroc
+from .metrics import Meter, RankedScores, bootstrap_auroc
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _VALIDATION_SEED = 0
@@ -90,39 +90,25 @@ def train_step(
     tokens: Tensor,
     step: int,
     micro_batch: int,
-) -> Tensor:
-    """One optimizer step on tokens (B, T); returns its `step_figures`, still on the device.
+    meter: Meter,
+) -> None:
+    """One optimizer step on tokens (B, T), without host synchronisation; its figures go to the meter.
 
     The batch's loss is the mean of its micro-batches' losses.
     """
     rows = torch.arange(step * len(tokens), (step + 1) * len(tokens), device=tokens.device)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(recipe, step)
-    figures = []
     for part, part_rows in zip(tokens.split(micro_batch), rows.split(micro_batch), strict=True):
         with precision.autocast():
             losses = electra(part, recipe.seed, part_rows)
-        scaler.scale(losses.loss * (micro_batch / len(tokens))).backward()
-        figures.append(step_figures(losses))
+        scaler.scale(losses.loss * (len(part) / len(tokens))).backward()
+        meter.add(losses)
     scaler.unscale_(optimizer)
     torch.nn.utils.clip_grad_norm_(electra.parameters(), recipe.max_grad_norm)
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return torch.stack(figures).mean(0)
-
-
-FIGURES = ("loss", "generator_loss", "rtd_loss", "generator_accuracy", "replaced_fraction")
-
-
-@torch.no_grad()
-def step_figures(losses: Losses) -> Tensor:
-    """The `FIGURES` of one forward pass, fp32 (5,): no host synchronisation."""
-    used = losses.masked.used
-    correct = (losses.generator_logits.argmax(-1) == losses.masked.originals) & used
-    accuracy = correct.sum() / used.sum().clamp(min=1)
-    replaced = 1 - losses.corrupted.original.float().mean()
-    return torch.stack([losses.loss, losses.generator_loss, losses.rtd_loss, accuracy, replaced]).float()
 
 
 class Validation(NamedTuple):
@@ -139,38 +125,22 @@ class Validation(NamedTuple):
 def validate(electra: Electra, sampler: WindowSampler, windows: int, precision: Precision) -> Validation:
     """Losses and replaced-token detection over the first `windows` rows of a held-out sampler, the same each time."""
     electra.eval()
-    sums, masked_count, logits, replaced = torch.zeros(3, dtype=torch.float64), 0, [], []
+    meter, logits, replaced = Meter(precision.device), [], []
     for step in range(math.ceil(windows / sampler.rows)):
         first = step * sampler.rows
-        tokens = torch.from_numpy(sampler.batch(step).tokens[: windows - first]).to(precision.device)
+        tokens = _upload(sampler.batch(step).tokens[: windows - first], precision.device)
         rows = torch.arange(first, first + len(tokens), device=precision.device)
         with precision.autocast():
             losses = electra(tokens, _VALIDATION_SEED, rows)
-        used = losses.masked.used
-        correct = (losses.generator_logits.argmax(-1) == losses.masked.originals) & used
-        count = int(used.sum())
-        batch = torch.stack([losses.generator_loss * count, correct.sum(), losses.rtd_loss * len(tokens)])
-        sums += batch.double().cpu()
-        masked_count += count
+        meter.add(losses)
         logits.append(losses.rtd_logits.float().cpu())
         replaced.append(~losses.corrupted.original.cpu())
     electra.train()
 
     logits, replaced = torch.cat(logits), torch.cat(replaced)
     ranked = RankedScores(-logits.flatten(), replaced.flatten())
-    fraction = float(replaced.double().mean())
-    called = logits < 0
-    figures = {
-        "generator_loss": float(sums[0]) / max(1, masked_count),
-        "generator_accuracy": float(sums[1]) / max(1, masked_count),
-        "rtd_loss": float(sums[2]) / windows,
-        "rtd_blind": blind_cross_entropy(fraction),
-        "rtd_auroc": ranked.auroc(),
-        "rtd_average_precision": ranked.average_precision(),
-        "rtd_recall": float((called & replaced).sum() / replaced.sum().clamp(min=1)),
-        "rtd_precision": float((called & replaced).sum() / called.sum().clamp(min=1)),
-        "replaced_fraction": fraction,
-    }
+    exact = {"rtd_auroc": ranked.auroc(), "rtd_average_precision": ranked.average_precision()}
+    figures = meter.read() | exact
     return Validation(figures, logits, replaced)
 
 
@@ -199,29 +169,46 @@ def choose_precision(config: TrainConfig) -> Precision:
 
 
 def _choose_directory(config: TrainConfig) -> tuple[Path, bool]:
-    """The run directory, and whether a run in it is continued."""
-    match config.resume, config.out:
-        case None, None:
-            return Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S"), False
-        case None, out:
-            if out.exists() and not out.is_dir():
-                raise CheckpointError(f"--out {out} is a file; give a directory")
-            if out.exists() and any(out.iterdir()):
-                raise CheckpointError(
-                    f"--out {out} is not empty; continue the run in it with --resume auto, or choose another directory"
-                )
-            return out, False
-        case "auto", None:
+    """The run directory, and whether a run in it is continued.
+
+    Raises:
+        ConfigError, CheckpointError: the directory does not fit what was asked for.
+    """
+    if config.resume is None:
+        run = config.out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+        _require_unused(run, "continue the run in it with --resume auto, or choose another directory")
+        return run, False
+    if config.resume == "auto":
+        if config.out is None:
             raise ConfigError("--resume auto needs --out, the run directory to continue or to start")
-        case "auto", out:
-            return out, checkpoint.describes_run(out) and checkpoint.has_checkpoint(out)
-        case resume, out:
-            run = Path(resume)
-            if out is not None and out.resolve() != run.resolve():
-                raise ConfigError(f"--resume {run} continues in that directory; leave out --out {out}")
-            if not checkpoint.describes_run(run) or not checkpoint.has_checkpoint(run):
-                raise CheckpointError(f"--resume {run}: there is no run with a checkpoint in that directory")
-            return run, True
+        if not checkpoint.describes_run(config.out):
+            _require_unused(config.out, "it holds no run; choose another directory")
+        return config.out, checkpoint.has_checkpoint(config.out)
+    run = Path(config.resume)
+    if config.out is not None and config.out.resolve() != run.resolve():
+        raise ConfigError(f"--resume {run} continues in that directory; leave out --out {config.out}")
+    if not checkpoint.describes_run(run) or not checkpoint.has_checkpoint(run):
+        raise CheckpointError(f"--resume {run}: there is no run with a checkpoint in that directory")
+    return run, True
+
+
+def _require_unused(run: Path, advice: str) -> None:
+    if run.exists() and not run.is_dir():
+        raise CheckpointError(f"{run} is a file; give a directory")
+    if run.exists() and any(run.iterdir()):
+        raise CheckpointError(f"{run} is not empty; {advice}")
+
+
+@contextlib.contextmanager
+def _removed_on_failure(run: Path) -> Iterator[None]:
+    """Leave no directory behind when a run cannot even begin."""
+    existed = run.exists()
+    try:
+        yield
+    except BaseException:
+        if not existed:
+            shutil.rmtree(run, ignore_errors=True)
+        raise
 
 
 def _open_genome(config: TrainConfig, run: Path) -> Genome:
@@ -286,7 +273,7 @@ def _banner(
     steps_per_epoch = len(train) / config.batch_size
     rows = {
         "model": f"{size('generator')}, {size('discriminator')}",
-        "genome": f"{', '.join(str(p) for p in genome.paths)}: {len(genome.contigs)} contigs, "
+        "genome": f"{', '.join(str(p) for p in genome.paths)}: {len(genome.contigs)} contig(s), "
         f"{genome.lengths.sum() / 1e6:.2f} Mb",
         "windows": f"{len(train)} to train on, {len(held)} held out, of {config.window_bp} bp; "
         f"an epoch is {steps_per_epoch:.1f} steps",
@@ -314,6 +301,12 @@ def _progress(total: int, done: int) -> Iterator[Any]:
         yield lambda step, figures: progress.update(task, completed=step, figures=figures)
 
 
+def _upload(tokens: np.ndarray, device: torch.device) -> Tensor:
+    """A batch on the device; to a GPU from pinned memory, so that the host need not wait."""
+    batch = torch.from_numpy(tokens)
+    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
+
+
 class Stopwatch:
     """Time spent in training steps alone, validation and saving left out."""
 
@@ -336,41 +329,39 @@ def train(config: TrainConfig, command: str = "nucel.train") -> dict[str, Any]:
     precision = choose_precision(config)
     device = precision.device
     run, resumed = _choose_directory(config)
-    genome = _open_genome(config, run)
-    tiled = Windows.tile(genome, config.window_bp, config.overlap_bp, config.max_unknown)
-    train_windows, held_windows = tiled.hold_out(config.hold_out, config.hold_out_fraction)
     micro_batch = config.micro_batch or config.batch_size
-    sampler = WindowSampler(
-        train_windows,
-        context=config.context,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        reverse_complement=config.reverse_complement,
-        threads=config.threads,
-    )
-    validation_windows = min(config.validation_windows, len(held_windows))
-    validation_sampler = WindowSampler(
-        held_windows,
-        context=config.context,
-        batch_size=min(micro_batch, validation_windows),
-        seed=_VALIDATION_SEED,
-        reverse_complement=False,
-        threads=config.threads,
-    )
-
-    electra = Electra(config.model).initialize(config.seed).to(device)
-    optimizer = make_optimizer(electra, config)
-    scaler = precision.gradient_scaler()
-    description = _describe(config, precision, genome, command)
-    run.mkdir(parents=True, exist_ok=True)
-    _require_space(run, electra)
-    first = 0
-    if checkpoint.describes_run(run):
-        checkpoint.require_same_run(run, description)
-    else:
-        checkpoint.write_description(run, description)
-    if resumed:
-        first = checkpoint.restore(run, electra, optimizer, scaler, device)
+    with _removed_on_failure(run):
+        genome = _open_genome(config, run)
+        tiled = Windows.tile(genome, config.window_bp, config.overlap_bp, config.max_unknown)
+        train_windows, held_windows = tiled.hold_out(config.hold_out, config.hold_out_fraction)
+        sampler = WindowSampler(
+            train_windows,
+            context=config.context,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            reverse_complement=config.reverse_complement,
+            threads=config.threads,
+        )
+        validation_windows = min(config.validation_windows, len(held_windows))
+        validation_sampler = WindowSampler(
+            held_windows,
+            context=config.context,
+            batch_size=min(micro_batch, validation_windows),
+            seed=_VALIDATION_SEED,
+            reverse_complement=False,
+            threads=config.threads,
+        )
+        electra = Electra(config.model).initialize(config.seed).to(device)
+        optimizer = make_optimizer(electra, config)
+        scaler = precision.gradient_scaler()
+        description = _describe(config, precision, genome, command)
+        run.mkdir(parents=True, exist_ok=True)
+        _require_space(run, electra)
+        if checkpoint.describes_run(run):
+            checkpoint.require_same_run(run, description)
+        else:
+            checkpoint.write_description(run, description)
+    first = checkpoint.restore(run, electra, optimizer, scaler, device) if resumed else 0
     checkpoint.forget_metrics_after(run, first)
 
     _banner(config, electra, genome, train_windows, held_windows, precision, run)
@@ -379,7 +370,7 @@ def train(config: TrainConfig, command: str = "nucel.train") -> dict[str, Any]:
     last = min(config.steps, config.stop_after or config.steps)
     tokens_per_step = config.batch_size * config.context
     watch, logged, seconds_logged = Stopwatch(), first, 0.0
-    pending: list[Tensor] = []
+    meter = Meter(device)
 
     def report_validation(step: int) -> Validation:
         found = validate(electra, validation_sampler, validation_windows, precision)
@@ -387,7 +378,8 @@ def train(config: TrainConfig, command: str = "nucel.train") -> dict[str, Any]:
         f = found.figures
         console.print(
             f"step {step}: held-out generator loss {f['generator_loss']:.4f}, "
-            f"RTD loss {f['rtd_loss']:.4f} (blind {f['rtd_blind']:.4f}), AUROC {f['rtd_auroc']:.4f}"
+            f"RTD loss {f['rtd_loss']:.4f} (blind {f['rtd_blind']:.4f}), AUROC {f['rtd_auroc']:.4f}",
+            soft_wrap=True,
         )
         return found
 
@@ -395,40 +387,42 @@ def train(config: TrainConfig, command: str = "nucel.train") -> dict[str, Any]:
     with _progress(last, first) as show:
         for step in range(first, last):
             with watch.running():
-                tokens = torch.from_numpy(sampler.batch(step).tokens).to(device)
-                pending.append(train_step(electra, optimizer, scaler, precision, config, tokens, step, micro_batch))
+                tokens = _upload(sampler.batch(step).tokens, device)
+                train_step(electra, optimizer, scaler, precision, config, tokens, step, micro_batch, meter)
                 done = step + 1
                 if done % config.log_every == 0 or done == last:
-                    figures = dict(zip(FIGURES, torch.stack(pending).mean(0).tolist(), strict=True))
+                    figures = meter.read()  # waits for the device, so that the watch is right
             if done % config.log_every == 0 or done == last:
                 rate = (done - logged) * tokens_per_step / (watch.seconds - seconds_logged)
                 logged, seconds_logged = done, watch.seconds
-                pending.clear()
                 line = {"step": done, "split": "train", **figures, "lr": learning_rate(config, step)}
                 checkpoint.append_metrics(run, {**line, "tokens_per_s": rate})
                 show(
                     done,
-                    f"generator {figures['generator_loss']:.3f}  RTD {figures['rtd_loss']:.4f}  {rate:,.0f} tokens/s",
+                    f"generator {figures['generator_loss']:.3f}  RTD {figures['rtd_loss']:.4f}  "
+                    f"AUROC {figures['rtd_auroc']:.3f}  {rate:,.0f} tokens/s",
                 )
             if done % config.validate_every == 0 or done == last:
                 found = report_validation(done)
             if done % config.save_every == 0 or done == last:
                 checkpoint.save(run, done, electra, optimizer, scaler, config.keep)
-    if found is None:  # resumed at its very end
-        found = report_validation(last)
+    if found is None:  # a finished run was resumed: nothing is new but the summary
+        found = validate(electra, validation_sampler, validation_windows, precision)
 
     low, high = bootstrap_auroc(-found.rtd_logits, found.replaced)
     _plot(run)
-    return {
+    summary = {
         "step": max(first, last),
         "tokens": max(first, last) * tokens_per_step,
         "tokens_per_s": round((last - first) * tokens_per_step / watch.seconds, 1) if last > first else None,
         **{f"val_{name}": round(value, 6) for name, value in found.figures.items()},
-        "val_rtd_auroc_95": [round(low, 6), round(high, 6)],
+        "val_rtd_auroc_low": round(low, 6),
+        "val_rtd_auroc_high": round(high, 6),
         "val_windows": validation_windows,
         "device": str(device),
         "out": str(run),
     }
+    return checkpoint.finite(summary)
 
 
 def _plot(run: Path) -> None:
@@ -448,7 +442,12 @@ def main(arguments: list[str] | None = None) -> int:
         arguments = ["debug", *arguments]
     presets = {name: (preset.__doc__ or "", preset()) for name, preset in PRESETS.items()}
     try:
-        config = tyro.extras.overridable_config_cli(presets, args=arguments, prog="python -m nucel.train")
+        config = tyro.extras.overridable_config_cli(
+            presets,
+            prog="python -m nucel.train",
+            description="Pre-train a NucEL pair on a genome. Without a preset's name, debug is taken.",
+            args=arguments,
+        )
         summary = train(config, command)
     except (ConfigError, GenomeError, CheckpointError, HubError, OSError) as error:
         console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)

@@ -8,8 +8,9 @@ against. They accumulate in fp32 (fp64 for fp64 input), allocate nothing of size
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -22,6 +23,17 @@ _QUERY_BLOCK = 64
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """fp64 stays fp64; every other floating dtype accumulates in fp32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _as_written(op: Callable) -> Callable:
+    """Run an op's body in the dtypes it names: autocast would otherwise reach inside and round its products."""
+
+    @functools.wraps(op)
+    def body(first: Tensor, *rest):
+        with torch.autocast(first.device.type, enabled=False):
+            return op(first, *rest)
+
+    return body
 
 
 # ---- attention -------------------------------------------------------------------------------------------------------
@@ -72,6 +84,7 @@ def _hidden(
     return hidden
 
 
+@_as_written
 def attention_forward(
     qkv: Tensor, cos: Tensor, sin: Tensor, radius: int | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -100,6 +113,7 @@ def attention_forward(
     return out, lse
 
 
+@_as_written
 def attention_backward(
     grad_out: Tensor,
     qkv: Tensor,
@@ -155,6 +169,7 @@ def _normalized_gelu(dense: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return (h - mean) * rstd, rstd
 
 
+@_as_written
 def rtd_loss_forward(
     dense: Tensor,
     norm_weight: Tensor,
@@ -179,6 +194,7 @@ def rtd_loss_forward(
     return loss, logits
 
 
+@_as_written
 def rtd_loss_backward(
     grad_loss: Tensor,
     dense: Tensor,
@@ -205,7 +221,7 @@ def rtd_loss_backward(
 
     a = norm_weight_ * weight_
     grad_gelu = grad_logits * rstd * (a - a.mean() - x_hat * (x_hat * a).mean(-1, keepdim=True))
-    grad_dense = torch.ops.aten.gelu_backward(grad_gelu, dense.to(x_hat.dtype))
+    grad_dense = torch.ops.aten.gelu_backward(grad_gelu, dense.to(x_hat.dtype)).contiguous()
     return (
         grad_dense.to(dense.dtype),
         (weight_ * shared).to(norm_weight.dtype),

@@ -1,0 +1,69 @@
+"""The training step on a GPU: same draws as on a CPU, same losses to rounding, and no wait for the device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nucel.config import PRESETS
+from nucel.electra import Electra, mask, propose
+from nucel.metrics import Meter
+from nucel.train import Precision, main, make_optimizer, train_step
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def windows(batch=8, positions=256):
+    tokens = torch.randint(11, 15, (batch, positions), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    tokens[:, 0] = 2
+    return tokens
+
+
+def test_masks_and_proposals_are_those_of_the_cpu():
+    tokens, rows = windows(), torch.arange(8) + 10**12
+    here, there = mask(tokens, 0.15, 7, rows), mask(tokens.cuda(), 0.15, 7, rows.cuda())
+    for cpu, gpu in zip(here, there, strict=True):
+        assert torch.equal(cpu, gpu.cpu())
+    logits = torch.randn(*here.positions.shape, 27, generator=torch.Generator().manual_seed(1))
+    cpu = propose(logits, 1.0, 7, rows, here.positions)
+    gpu = propose(logits.cuda(), 1.0, 7, rows.cuda(), there.positions).cpu()
+    # Two candidates within rounding of each other may fall either way.
+    assert (cpu != gpu).float().mean() < 1e-3
+
+
+def test_losses_are_those_of_the_cpu():
+    electra = Electra(PRESETS["debug"]().model).initialize(0)
+    rows = torch.arange(8)
+    expected = electra(windows(), 0, rows)
+    found = electra.cuda()(windows().cuda(), 0, rows.cuda())
+    for name in ("generator_loss", "rtd_loss"):
+        torch.testing.assert_close(getattr(found, name).cpu(), getattr(expected, name), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_step_never_waits_for_the_device(dtype):
+    config = PRESETS["debug"]()
+    precision = Precision(torch.device("cuda"), dtype)
+    electra = Electra(config.model).initialize(0).cuda()
+    optimizer, scaler, meter = make_optimizer(electra, config), precision.gradient_scaler(), Meter(precision.device)
+    tokens = windows().cuda()
+
+    def step(number):
+        train_step(electra, optimizer, scaler, precision, config, tokens, number, 4, meter)
+
+    step(0)  # compiles kernels and allocates the optimizer's state
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.tensor(value).isfinite() for value in meter.read().values())
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_the_trainer_runs_and_resumes(tmp_path, dtype, capsys):
+    words = ["debug", "--steps", "12", "--dtype", dtype, "--device", "cuda", "--out", str(tmp_path / "run")]
+    words += ["--resume", "auto", "--validate-every", "6", "--save-every", "6", "--warmup-steps", "2"]
+    assert main([*words, "--stop-after", "6"]) == 0
+    assert main(words) == 0
+    assert '"step": 12' in capsys.readouterr().out.splitlines()[-1]
