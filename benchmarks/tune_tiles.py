@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import triton
@@ -32,13 +33,17 @@ OPS = {
 """Radius at which an op is timed, and whether its launcher is the backward's."""
 
 
-def candidates(op: str) -> Iterator[Tile]:
-    """Blocks with 16 or 32 rows to a warp; steps and stages where there is a loop."""
+def candidates(op: str, present: Tile) -> list[Tile]:
+    """Blocks with 16 or 32 rows to a warp; steps and stages where there is a loop; nearest to the present tile first."""
     steps = (0,) if op in ("band_forward", "rotate") else (16, 32, 64, 128)
     stages = (1,) if steps == (0,) else (1, 2, 3, 4)
-    for block, step, warps, depth in itertools.product((32, 64, 128, 256), steps, (2, 4, 8), stages):
-        if 16 <= block // warps <= 32:
-            yield Tile(block, step, warps, depth)
+    every = map(Tile._make, itertools.product((32, 64, 128, 256), steps, (2, 4, 8), stages))
+
+    def distance(tile: Tile) -> float:
+        doublings = (abs(math.log2(x / y)) for x, y in zip(tile[:3], present[:3], strict=True) if x and y)
+        return sum(doublings) + abs(tile.stages - present.stages) / 2
+
+    return sorted((tile for tile in every if 16 <= tile.block // tile.warps <= 32 and tile != present), key=distance)
 
 
 def launcher(op: str, width: int) -> Callable[[], torch.Tensor]:
@@ -64,7 +69,7 @@ def best(op: str, width: int, deadline: float) -> tuple[Tile, float, float]:
     expected = call()
     present_ms = fastest_ms = do_bench(call, warmup=10, rep=40, return_mode="median")
     fastest = present[column]
-    for tile in candidates(op):
+    for tile in candidates(op, fastest):
         if time.monotonic() > deadline:
             print(f"# out of time at {op}, D = {width}: {tile} and what follows were not tried")
             break
