@@ -34,7 +34,7 @@ OPS = {
 
 
 def candidates(op: str, present: Tile) -> list[Tile]:
-    """Blocks with 16 or 32 rows to a warp; steps and stages where there is a loop; nearest to the present tile first."""
+    """Blocks with 16 or 32 rows to a warp, steps and stages where there is a loop; those near the present one first."""
     steps = (0,) if op in ("band_forward", "rotate") else (16, 32, 64, 128)
     stages = (1,) if steps == (0,) else (1, 2, 3, 4)
     every = map(Tile._make, itertools.product((32, 64, 128, 256), steps, (2, 4, 8), stages))

@@ -484,7 +484,7 @@ def attention_forward(
     qkv: Tensor, cos: Tensor, sin: Tensor, radius: int | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """`reference.attention_forward` by the kernels: out (B, T, H, D) and lse (B, H, T) in fp32."""
-    qkv, cos, sin = qkv.contiguous(), cos.contiguous(), sin.contiguous()
+    qkv, cos, sin, lengths = _contiguous(qkv, cos, sin, lengths)
     batch, positions, _, heads, width = qkv.shape
     out = tiles.scratch((batch, positions, heads, width), qkv.dtype, qkv.device)
     lse = tiles.scratch((batch, heads, positions), torch.float32, qkv.device)
@@ -518,7 +518,7 @@ def attention_backward(
     lengths: Tensor | None,
 ) -> Tensor:
     """`reference.attention_backward` by the kernels: the gradient of qkv."""
-    grad_out, qkv, cos, sin, out, lse = (x.contiguous() for x in (grad_out, qkv, cos, sin, out, lse))
+    grad_out, qkv, cos, sin, out, lse, lengths = _contiguous(grad_out, qkv, cos, sin, out, lse, lengths)
     _, positions, _, heads, width = qkv.shape
     grad_qkv = tiles.scratch(qkv.shape, qkv.dtype, qkv.device)
     scale, columns = _scale(width), _columns(width)
@@ -544,6 +544,11 @@ def attention_backward(
                 positions, heads, scale, **columns, BLOCK=tile.block, STEP=tile.step, **tile.options(),
             )  # fmt: skip
     return grad_qkv
+
+
+def _contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """As the kernels' offsets assume it; a copy is made of what is not, which in training is nothing."""
+    return tuple(None if x is None else x.contiguous() for x in tensors)
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, lengths: Tensor | None) -> Tensor:
