@@ -262,7 +262,7 @@ def _banner(
         hardware = f"{device.type}, {torch.get_num_threads()} threads"
     fused = kernels.fused_ops(device)
     reference = [op for op in kernels.OPS if op not in fused]
-    paths = {f"fused for {device.type}": fused, "PyTorch reference": reference}
+    paths = {"fused": fused, f"PyTorch reference, no fused kernel for {device.type}": reference}
     path = "; ".join(f"{name}: {', '.join(ops)}" for name, ops in paths.items() if ops)
 
     def size(network: str) -> str:
