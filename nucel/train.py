@@ -261,9 +261,12 @@ def _banner(
     else:
         hardware = f"{device.type}, {torch.get_num_threads()} threads"
     fused = kernels.fused_ops(device)
-    reference = [op for op in kernels.OPS if op not in fused]
-    paths = {"fused": fused, f"PyTorch reference, no fused kernel for {device.type}": reference}
-    path = "; ".join(f"{name}: {', '.join(ops)}" for name, ops in paths.items() if ops)
+    plain = [op for op in kernels.OPS if op not in fused]
+    paths = []
+    if fused:
+        paths.append(f"fused for {device.type}: {', '.join(fused)}")
+    if plain:
+        paths.append(f"PyTorch reference: {', '.join(plain)} (no fused kernel is registered for {device.type})")
 
     def size(network: str) -> str:
         shape, module = getattr(config.model, network), getattr(electra, network)
@@ -280,7 +283,7 @@ def _banner(
         "budget": f"{config.steps} steps of {config.batch_size} x {config.context} tokens, "
         f"{config.steps / steps_per_epoch:.1f} epochs",
         "device": f"{hardware}, {str(precision.dtype).removeprefix('torch.')}",
-        "kernels": path,
+        "kernels": "; ".join(paths),
         "run": str(run),
     }
     for name, text in rows.items():
