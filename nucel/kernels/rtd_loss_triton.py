@@ -125,6 +125,13 @@ def _softplus(z):
 
 
 @triton.jit
+def _sigmoid(z):
+    """1 / (1 + exp(-z)) without overflow."""
+    e = tl.exp(-tl.abs(z))
+    return tl.where(z > 0, 1.0, e) / (1.0 + e)
+
+
+@triton.jit
 def _count_real(lengths, B, T, CHUNK: tl.constexpr):
     """Real positions of the batch, at least 1, in fp32."""
     if lengths is None:
@@ -206,7 +213,7 @@ def _backward(
         x = tl.load(_pointers(dense, first, STEP, C, COLUMNS), mask=inside, other=0.0).to(tl.float32)  # (STEP, COLUMNS)
 
         # sigmoid(z) - 1 = -sigmoid(-z), where the difference would cancel
-        g = tl.where(is_original, -tl.sigmoid(-z), tl.sigmoid(z))
+        g = tl.where(is_original, -_sigmoid(-z), _sigmoid(z))
         g = tl.where(rows < length, g * scale, 0.0)  # (STEP,)
         total += g
 
