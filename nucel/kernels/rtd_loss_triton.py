@@ -8,17 +8,18 @@
 
 Legend: B batch, T positions, C model width, P programs. x (B, T, C) is the op's ``dense``.
 
-Each direction reads x once: a program walks over the positions of its tile, some whole rows at a time, and leaves
-one partial sum (the loss; s and the sum of g) to a second, small kernel that adds them up. Every sum has a fixed
-order and there are no atomics, so two runs give the same bits.
+Each direction reads x once: a program walks over its positions, a few whole rows of C at a time, and leaves its part
+of a sum (the loss; s and the sum of g) to a second, small kernel. Sums have a fixed order and there are no atomics, so
+two runs give the same bits.
 
 What is saved: nothing but x and the logits z. GELU and the norm's statistics are recomputed.
 
-Half the memory's speed would be lost to an erf of 25 instructions per element. So Phi, the normal distribution
-function, is taken from one polynomial and one exp2, of fp32's accuracy (`_gelu`), and backward shares both.
+On an H200 a bf16 element is read in the time of some 14 instructions, and an erf alone takes 20. So Phi, the normal
+distribution function, comes from a polynomial and an exp2 (`_gelu`), as exact in fp32, and GELU's derivative shares it.
 
-Statistics, sums, loss and logits are in fp32. Padding is read forward, where it has a logit like any position, and
-not backward; it adds to no sum and its gradient is 0, whatever it holds.
+Statistics, sums, loss and logits are in fp32. Padding gets a logit like any position, adds to no sum, and its gradient
+is 0, whatever it holds.
+
 Limits: C at most `MAX_WIDTH` (padded to a power of two in registers); x in fp32, fp16 or bf16. `supports` says whether
 a tensor is within them.
 """

@@ -61,8 +61,9 @@ TILES: dict[tuple[str, str], tuple[Tile, Tile, Tile]] = {
 WARP_ELEMENTS, WALK = 512, 64
 """Kernels on whole rows of C: elements that a warp holds at a time, and how often a program takes that many.
 
-16 elements a thread hide latency and leave room for 16 warps or more on a multiprocessor; rows up to 512 are summed
-within a warp, without a barrier, which a fifth of all instructions of four smaller warps would serve.
+A row of up to 512 is then summed by one warp, without a barrier and with few shuffles for each element, and 16 elements
+a thread leave registers for 16 warps on a multiprocessor. Of 64 rows a program leaves one row of partial sums, in fp32:
+3 % of what it reads in bf16.
 """
 
 PARTIAL_SUMS = Tile(16, 256, 8, 3)
