@@ -1,6 +1,6 @@
-"""Registers, shared memory and spills of every attention kernel, compiled ahead of time, without a GPU.
+"""Registers, shared memory and spills of every kernel, compiled ahead of time, without a GPU.
 
-    python benchmarks/aot_table.py [--architectures 80 90] [--json FILE]
+    python benchmarks/aot_table.py [--architectures 80 90] [--ops attention rtd_loss] [--json FILE]
 
 The launchers themselves run, on tensors without data, under a driver that says it is the given architecture and
 compiles where it would launch; so what is compiled is what a GPU would run, alignment and constants included. Prints a
@@ -14,6 +14,7 @@ import json
 import re
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterator
 from functools import partialmethod
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from nucel.kernels import attention_triton, tiles
+from nucel.kernels import OPS, attention_triton, rtd_loss_triton, tiles
 
 SHARED_MEMORY_LIMIT = {80: 166_912, 90: 232_448}
 """Bytes that a program can have on A100 and on H100 / H200."""
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-WIDTHS = (16, 32, 64, 128)
+HEAD_WIDTHS = (16, 32, 64, 128)
+MODEL_WIDTHS = (64, 256, 512, 1024, 2048)
 RADII = {"band": 64, "wide": 200, "global": None}
 BATCH, POSITIONS, HEADS = 2, 1024, 16
 
@@ -70,8 +72,37 @@ def matrix_instruction(ptx: str) -> str:
     return "none"
 
 
-def compile_all(architecture: int) -> list[dict[str, Any]]:
-    """A row for every kernel x dtype x head width x kind of attention."""
+def without_data(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def launches(dtype: torch.dtype) -> Iterator[tuple[str, str, int, Callable[[], None]]]:
+    """Op, kind, width, and a function that launches the op's kernels, forward and backward."""
+    for lengths in (None, without_data(BATCH, dtype=torch.int32)):
+        for width in HEAD_WIDTHS:
+            qkv = without_data(BATCH, POSITIONS, 3, HEADS, width, dtype=dtype)
+            angles = without_data(POSITIONS, width // 2)
+            for kind, radius in RADII.items():
+
+                def attention(qkv=qkv, angles=angles, radius=radius, lengths=lengths):
+                    out, lse = attention_triton.attention_forward(qkv, angles, angles, radius, lengths)
+                    attention_triton.attention_backward(out, qkv, angles, angles, out, lse, radius, lengths)
+
+                yield "attention", kind, width, attention
+        for width in MODEL_WIDTHS:
+            dense, weight = without_data(BATCH, POSITIONS, width, dtype=dtype), without_data(width)
+            original = without_data(BATCH, POSITIONS, dtype=torch.bool)
+
+            def rtd_loss(dense=dense, weight=weight, original=original, lengths=lengths):
+                bias = without_data()
+                loss, logits = rtd_loss_triton.rtd_loss_forward(dense, weight, weight, bias, original, lengths, 1e-5)
+                rtd_loss_triton.rtd_loss_backward(loss, dense, weight, weight, original, logits, lengths, 1e-5)
+
+            yield "rtd_loss", "", width, rtd_loss
+
+
+def compile_all(architecture: int, ops: list[str]) -> list[dict[str, Any]]:
+    """A row for every kernel of the ops x dtype x width x kind of attention."""
     triton.runtime.driver.set_active(CompilingDriver(architecture))
     tiles.architecture = lambda device: f"sm_{architecture}"
     compiled: list[tuple[str, dict[str, Any], Any]] = []
@@ -84,37 +115,35 @@ def compile_all(architecture: int) -> list[dict[str, Any]]:
 
     rows: dict[tuple, dict[str, Any]] = {}
     for dtype in DTYPES:
-        for width in WIDTHS:
-            qkv = torch.empty((BATCH, POSITIONS, 3, HEADS, width), dtype=dtype, device="meta")
-            angles = torch.empty((POSITIONS, width // 2), device="meta")
-            for kind, radius in RADII.items():
-                for lengths in (None, torch.empty(BATCH, dtype=torch.int32, device="meta")):
-                    out, lse = attention_triton.attention_forward(qkv, angles, angles, radius, lengths)
-                    attention_triton.attention_backward(out, qkv, angles, angles, out, lse, radius, lengths)
-                    for kernel, options, binary in compiled:
-                        used = resources(binary.asm["cubin"])
-                        row = rows.setdefault(
-                            (kernel, kind, dtype, width),
-                            {
-                                "kernel": kernel,
-                                "kind": kind,
-                                "dtype": str(dtype).removeprefix("torch."),
-                                "width": width,
-                                "sm": architecture,
-                                "block": options["BLOCK"],
-                                "step": options.get("STEP", options.get("SIDE", 0)),
-                                "warps": options["num_warps"],
-                                "stages": options["num_stages"],
-                                "multiplies": matrix_instruction(binary.asm["ptx"]),
-                                "registers": 0,
-                                "shared_bytes": 0,
-                                "spilled_bytes": 0,
-                            },
-                        )
-                        row["registers"] = max(row["registers"], used["REG"])
-                        row["shared_bytes"] = max(row["shared_bytes"], binary.metadata.shared)
-                        row["spilled_bytes"] = max(row["spilled_bytes"], used["STACK"])
-                    compiled.clear()
+        for op, kind, width, launch in launches(dtype):
+            if op not in ops:
+                continue
+            launch()
+            for kernel, options, binary in compiled:
+                used = resources(binary.asm["cubin"])
+                row = rows.setdefault(
+                    (op, kernel, kind, dtype, width),
+                    {
+                        "op": op,
+                        "kernel": kernel,
+                        "kind": kind,
+                        "dtype": str(dtype).removeprefix("torch."),
+                        "width": width,
+                        "sm": architecture,
+                        "block": options.get("BLOCK", 0),
+                        "step": options.get("STEP", options.get("SIDE", 0)),
+                        "warps": options["num_warps"],
+                        "stages": options["num_stages"],
+                        "multiplies": matrix_instruction(binary.asm["ptx"]),
+                        "registers": 0,
+                        "shared_bytes": 0,
+                        "spilled_bytes": 0,
+                    },
+                )
+                row["registers"] = max(row["registers"], used["REG"])
+                row["shared_bytes"] = max(row["shared_bytes"], binary.metadata.shared)
+                row["spilled_bytes"] = max(row["spilled_bytes"], used["STACK"])
+            compiled.clear()
     return list(rows.values())
 
 
@@ -128,9 +157,10 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--architectures", type=int, nargs="+", choices=SHARED_MEMORY_LIMIT, default=[80, 90])
+    parser.add_argument("--ops", nargs="+", choices=OPS, default=list(OPS))
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     options = parser.parse_args()
-    rows = [row for architecture in options.architectures for row in compile_all(architecture)]
+    rows = [row for architecture in options.architectures for row in compile_all(architecture, options.ops)]
     if options.json:
         options.json.write_text(json.dumps(rows))
     print(f"Triton {triton.__version__}\n\n{markdown(rows)}")

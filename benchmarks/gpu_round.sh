@@ -5,7 +5,7 @@
 #
 # Needs no network: Python packages that are missing are taken from wheels/, if there is such a folder. Every section
 # has a time limit of its own and leaves a log; one that fails does not stop those after it. round.tsv says how each
-# ended, attention.json and attention.md hold the table.
+# ended, attention.md and rtd_loss.md (and .json) hold the tables.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 OUT=$(realpath -m "${OUT:-benchmarks/results}")
@@ -35,12 +35,12 @@ build() {
 tests() {
     local parallel=()
     "$PYTHON" -c 'import xdist' 2> /dev/null && parallel=(-n 8)
-    "$PYTHON" -m pytest -q "${parallel[@]}" tests/gpu tests/property/test_attention_kernels.py
+    "$PYTHON" -m pytest -q "${parallel[@]}" tests/gpu tests/property/test_{attention,rtd_loss}_kernels.py
 }
 memory_checker() {
     # The smallest case of each kernel that GPUs run in training; caching would hide accesses beyond an allocation.
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1 \
-        "$PYTHON" -m pytest -q tests/gpu -k 'test_every_kernel and bfloat16 and 32-'
+        "$PYTHON" -m pytest -q tests/gpu -k 'test_every_kernel and bfloat16 and (32- or 100- or 512-)'
 }
 export PYTHON
 export -f build environment memory_checker tests
@@ -49,5 +49,6 @@ section environment 20 bash -c environment
 section build 90 bash -c build
 section tests 170 bash -c tests
 section attention 170 "$PYTHON" benchmarks/bench_attention.py --out "$OUT" --seconds 140
+section rtd_loss 30 "$PYTHON" benchmarks/bench_rtd_loss.py --out "$OUT" --seconds 20
 section memory_checker 60 bash -c memory_checker
-section tiles 70 "$PYTHON" benchmarks/tune_tiles.py --widths 32 --seconds 55
+section tiles 60 "$PYTHON" benchmarks/tune_tiles.py --widths 32 --seconds 45

@@ -164,9 +164,8 @@ def _real(dense: Tensor, lengths: Tensor | None) -> Tensor:
 def _normalized_gelu(dense: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """x_hat (B, T, C), the normalized gelu(dense) before the norm's weight, and rstd (B, T, 1)."""
     h = F.gelu(dense.to(accumulation_dtype(dense.dtype)))
-    variance, mean = torch.var_mean(h, dim=-1, keepdim=True, correction=0)
-    rstd = (variance + eps).rsqrt()
-    return (h - mean) * rstd, rstd
+    x_hat, _, rstd = torch.native_layer_norm(h, h.shape[-1:], None, None, eps)
+    return x_hat, rstd
 
 
 @_as_written

@@ -5,11 +5,15 @@
 Legend: B batch, T positions, C model width.
 
 The forward saves its input and the logits; the backward recomputes GELU and the norm's statistics, so that nothing of
-size (B, T, C) is kept beyond the input. Every device runs `reference` unless a kernel is registered for it;
-``torch.ops.nucel.rtd_loss`` / ``torch.ops.nucel.rtd_loss_backward`` are the registered names.
+size (B, T, C) is kept beyond the input. Every device runs `reference` unless a kernel is registered for it; the
+dispatcher chooses, and ``torch.ops.nucel.rtd_loss`` / ``torch.ops.nucel.rtd_loss_backward`` are the registered names.
+Where Triton is installed, the kernels of `rtd_loss_triton` are registered for CUDA.
 """
 
 from __future__ import annotations
+
+import importlib.util
+import warnings
 
 import torch
 from torch import Tensor
@@ -69,6 +73,28 @@ def _backward(ctx, grad_loss, _grad_logits):
 
 
 rtd_loss_op.register_autograd(_backward, setup_context=_setup_context)
+
+if importlib.util.find_spec("triton") is not None:
+    from . import rtd_loss_triton
+
+    def _fits(dense: Tensor) -> bool:
+        if not (fits := rtd_loss_triton.supports(dense)):
+            warnings.warn(
+                f"rtd_loss runs the slow PyTorch reference: the fused kernels take fp32, fp16 and bf16 "
+                f"and C <= {rtd_loss_triton.MAX_WIDTH}, not {dense.dtype} and C = {dense.shape[-1]}",
+                stacklevel=2,
+            )
+        return fits
+
+    @rtd_loss_op.register_kernel("cuda")
+    def _(dense, norm_weight, weight, bias, original, lengths, eps):
+        forward = rtd_loss_triton if _fits(dense) else reference
+        return forward.rtd_loss_forward(dense, norm_weight, weight, bias, original, lengths, eps)
+
+    @rtd_loss_backward_op.register_kernel("cuda")
+    def _(grad_loss, dense, norm_weight, weight, original, logits, lengths, eps):
+        backward = rtd_loss_triton if _fits(dense) else reference
+        return backward.rtd_loss_backward(grad_loss, dense, norm_weight, weight, original, logits, lengths, eps)
 
 
 # ---- public function -------------------------------------------------------------------------------------------------

@@ -58,6 +58,17 @@ TILES: dict[tuple[str, str], tuple[Tile, Tile, Tile]] = {
     ("global_backward_keys", "fp32"): (Tile(32, 32, 4, 1), Tile(32, 32, 4, 1), Tile(32, 32, 8, 1)),
 }
 
+WARP_ELEMENTS, WALK = 512, 64
+"""Kernels on whole rows of C: elements that a warp holds at a time, and how often a program takes that many.
+
+A row of up to 512 is then summed by one warp, without a barrier and with few shuffles for each element, and 16 elements
+a thread leave registers for 16 warps on a multiprocessor. Of 64 rows a program leaves one row of partial sums, in fp32:
+3 % of what it reads in bf16.
+"""
+
+PARTIAL_SUMS = Tile(16, 256, 8, 3)
+"""Kernels that add up partial sums: columns that a program owns, and partial sums that it adds at a time."""
+
 
 def architecture(device: torch.device) -> str:
     """The table's row for a device: sm_90 for Hopper and the data-centre Blackwell, sm_80 for every other GPU.
@@ -74,6 +85,13 @@ def choose(op: str, x: Tensor) -> Tile:
     kind = "fp32" if x.dtype == torch.float32 else architecture(x.device)
     column = next(i for i, width in enumerate(WIDTHS) if x.shape[-1] <= width)
     return TILES[op, kind][column]
+
+
+def choose_rows(x: Tensor) -> Tile:
+    """The tile, in rows, of a kernel on whole rows of x (..., C); C is padded to a power of two."""
+    columns = 1 << (x.shape[-1] - 1).bit_length()
+    step = max(1, WARP_ELEMENTS // columns)
+    return Tile(WALK * step, step, max(1, columns // WARP_ELEMENTS), 3)
 
 
 def scratch(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
