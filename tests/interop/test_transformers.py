@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch.nn import functional as F
+from whole_step import assert_step_agrees
 
 import nucel
 from nucel import hub, vocab
@@ -48,44 +52,40 @@ def saved(pair, tmp_path_factory):
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_whole_training_step_agrees(tmp_path, attention, tied):
-    """Both losses and the gradient of every parameter, on the same masked and corrupted tokens, in fp64.
-
-    transformers rotates in fp32 even then, so that the agreement is to fp32's rounding.
-    """
+    """In fp64; transformers rotates in fp32 even then, so that the agreement is to fp32's rounding."""
     model = ElectraConfig(MODEL.generator, MODEL.discriminator, tie_embeddings=tied)
-    pair = Electra(model).initialize(0)
-    hub.save(pair.generator, tmp_path / "generator")
-    hub.save(pair.discriminator, tmp_path / "discriminator")
-    pair.double()
-    losses = pair(windows(), 3, torch.arange(3))
-    losses.loss.backward()
+    assert_step_agrees(model, windows(), tmp_path, attention, torch.float64, rtol=1e-6, gradient_tolerance=2e-6)
 
-    def load(kind, name):
-        return kind.from_pretrained(tmp_path / name, attn_implementation=attention).double()
 
-    generator = load(transformers.ModernBertForMaskedLM, "generator")
-    labels = torch.full(losses.masked.tokens.shape, -100)
-    labels.scatter_(1, losses.masked.positions, losses.masked.originals.long())
-    labels[:, 0] = -100
-    generator_loss = generator(input_ids=losses.masked.tokens.long(), labels=labels).loss.double()
+FUSED_STEP = """
+import sys
+from pathlib import Path
+import torch
+from nucel.kernels import attention, attention_triton, fused_ops, rtd_loss, rtd_loss_triton
+from test_transformers import MODEL, windows
+from whole_step import assert_step_agrees
 
-    discriminator = load(transformers.ModernBertForTokenClassification, "discriminator")
-    logits = discriminator(input_ids=losses.corrupted.tokens.long()).logits.squeeze(-1)
-    rtd_loss = F.binary_cross_entropy_with_logits(logits, losses.corrupted.original.double())
-    (generator_loss + 50 * rtd_loss).backward()
+attention.attention_op.register_kernel("cpu", attention_triton.attention_forward)
+attention.attention_backward_op.register_kernel("cpu", attention_triton.attention_backward)
+rtd_loss.rtd_loss_op.register_kernel("cpu", rtd_loss_triton.rtd_loss_forward)
+rtd_loss.rtd_loss_backward_op.register_kernel("cpu", rtd_loss_triton.rtd_loss_backward)
+assert fused_ops(torch.device("cpu")) == ["attention", "rtd_loss"]
+assert_step_agrees(
+    MODEL, windows(), Path(sys.argv[1]), "eager", torch.float32, rtol=1e-5, gradient_tolerance=1e-4
+)
+"""
 
-    assert 0 < losses.corrupted.original.double().mean() < 1
-    torch.testing.assert_close(losses.generator_loss, generator_loss, rtol=1e-6, atol=0)
-    torch.testing.assert_close(losses.rtd_loss, rtd_loss, rtol=1e-6, atol=0)
-    for ours, peer in ((pair.generator, generator), (pair.discriminator, discriminator)):
-        found, expected = dict(ours.named_parameters()), dict(peer.named_parameters())
-        assert found.keys() == expected.keys()
-        for name, parameter in found.items():
-            scale = float(expected[name].grad.abs().max())
-            assert scale > 0, name
-            torch.testing.assert_close(
-                parameter.grad, expected[name].grad, rtol=0, atol=2e-6 * scale, msg=lambda m, n=name: f"{n}: {m}"
-            )
+
+def test_a_whole_training_step_of_the_fused_kernels_agrees(tmp_path):
+    """In fp32, the Triton kernels behind the registered ops, in Triton's interpreter.
+
+    In a process of its own, since a kernel that is registered for a device stays registered.
+    """
+    pytest.importorskip("triton", reason="Triton has no wheel for this platform")
+    tests = Path(__file__).parents[1]
+    paths = os.pathsep.join(map(str, (tests.parent, tests, tests / "interop")))
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": paths}
+    subprocess.run([sys.executable, "-c", FUSED_STEP, str(tmp_path)], env=environment, check=True)
 
 
 def test_automodel_gives_our_hidden_states(pair, saved):
