@@ -43,5 +43,5 @@ def test_results_of_a_gpu_round_replace_those_before(tmp_path):
 
 
 def test_an_empty_results_folder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="run benchmarks/gpu_round.sh"):
+    with pytest.raises(ValueError, match="run benchmarks/gpu_round"):
         with_results(README, tmp_path)
