@@ -24,7 +24,16 @@ import _nucel
 import numpy as np
 
 from .. import vocab
-from .unpack import COPY_SUFFIX, GenomeError, announce, default_cache, is_gzip, plain_copy, read_in_pieces
+from .unpack import (
+    COPY_SUFFIX,
+    GenomeError,
+    announce,
+    default_cache,
+    is_gzip,
+    plain_copy,
+    read_in_pieces,
+    wrong_block_index,
+)
 
 _FORWARD = vocab.ENCODE
 _REVERSE = vocab.COMPLEMENT[vocab.ENCODE]
@@ -78,6 +87,9 @@ class Genome:
             raise ValueError("no FASTA file was given")
         cache = default_cache() if cache_dir is None else Path(cache_dir)
         found = [(i, file) for i, path in enumerate(self.paths) for file in _fasta_files(path)]
+        for _, file in found:
+            if file.name.endswith(COPY_SUFFIX) and file.with_name(file.name.removesuffix(COPY_SUFFIX)) in self.paths:
+                raise GenomeError(f"{file} is the decompressed copy of another file that is given too; leave it out")
         opened = [_open_fasta(file, cache) for _, file in found]
         self.files = tuple(file for _, file in found)
         self.contigs: tuple[str, ...] = _distinct_names(opened)
@@ -206,7 +218,7 @@ def _open_fasta(source: Path, cache: Path) -> _OpenFasta:
     try:
         native = _nucel.Fasta(path, _CLASS, _available_cpus())
     except _nucel.FormatError as error:
-        raise GenomeError(f"{source}: {error}. {_REPAIR}") from None
+        raise GenomeError(f"{source} is not a regular FASTA: {error}. {_REPAIR}") from None
     names: dict[str, int] = {}
     for i, raw in enumerate(native.names):
         try:
@@ -228,8 +240,8 @@ def _open_fasta(source: Path, cache: Path) -> _OpenFasta:
             f"{source} looks like protein: of {letters} letters only {nucleotides} are A, C, G, T, U or N; "
             f"give a nucleotide FASTA"
         )
-    if wrong := _wrong_entry(fasta, list(names), native.entries):
-        announce(f"{wrong} Nothing here reads it, but other tools do: 'samtools faidx {fasta}' makes it new")
+    if wrong := _wrong_entry(source, list(names), native.entries) or wrong_block_index(source):
+        announce(f"{wrong} Nothing here reads it, but other tools do: 'samtools faidx {source}' makes it new")
     return _OpenFasta(source, fasta, list(names), native)
 
 
@@ -375,8 +387,8 @@ class Windows:
         if not known.any():
             raise GenomeError(
                 f"each of the {len(contig)} windows of {window_bp} bp has a share of unknown bases above "
-                f"max_unknown = {max_unknown} (the longest stretch has {lengths.max()} bp): raise max_unknown, or lower "
-                f"window_bp"
+                f"max_unknown = {max_unknown} (the longest stretch has {lengths.max()} bp): raise max_unknown, or "
+                f"lower window_bp"
             )
         contig, start_bp = contig[known], start_bp[known]
         if max_masked == 1:
@@ -414,8 +426,9 @@ class Windows:
     def hold_out(self, contigs: Sequence[str] = (), fraction: float = 0.0, seed: int = 0) -> tuple[Windows, Windows]:
         """Splits into (train, held_out), which share no base.
 
-        Held out are all windows of the contigs given by name or glob, and of the other windows a ``fraction``, at least one window, in
-        blocks of up to 64 neighbours that ``seed`` chooses. What overlaps a held-out window is in neither part. With
+        Held out are all windows of the contigs given by name or glob, and of the other windows a ``fraction``, at least
+        one window, in blocks of up to 64 neighbours that ``seed`` chooses. What overlaps a held-out window is in
+        neither part. With
         nothing to hold out, the second part is empty.
 
         Raises:
@@ -484,9 +497,7 @@ def _counts(genome: Genome, contig: np.ndarray, start_bp: np.ndarray, window_bp:
     counts = np.zeros(len(contig), np.int64)
     doubtful = ({_UNKNOWN: genome.unknown_bp, _MASKED: genome.masked_bp}[what] > 0)[contig]
     table = (_CLASS & what > 0).astype(np.uint8)
-    counts[doubtful] = genome._native.sum(
-        contig[doubtful], start_bp[doubtful], window_bp, table, _available_cpus()
-    )
+    counts[doubtful] = genome._native.sum(contig[doubtful], start_bp[doubtful], window_bp, table, _available_cpus())
     return counts
 
 
@@ -573,7 +584,9 @@ def _read_bed(genome: Genome, bed: Path) -> _Stretches:
         some = f"; its contigs are {', '.join(list(unknown)[:5])}" if unknown else ""
         raise GenomeError(f"{bed} has no region on the genome's contigs, {', '.join(genome.contigs[:5])}{some}")
     if unknown:
-        announce(f"{bed}: skipping regions on {len(unknown)} contigs that are not there: {', '.join(list(unknown)[:5])}")
+        announce(
+            f"{bed}: skipping regions on {len(unknown)} contigs that are not there: {', '.join(list(unknown)[:5])}"
+        )
     return _Stretches(*np.array(rows, np.int64).T)
 
 

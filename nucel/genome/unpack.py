@@ -1,4 +1,4 @@
-"""Compressed FASTA files become plain ones, once: decompressed beside them or in a cache folder, whole or not at all."""
+"""Compressed FASTA files become plain ones, once: decompressed beside them or in a cache, whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import os
 import shutil
+import struct
 import sys
 import tempfile
 import time
@@ -187,6 +188,25 @@ def _require_beginning(source: Path, pieces: Iterable[bytes]) -> None:
                 raise GenomeError(f"{source} is not FASTA: its text begins with {text[:20]!r}, and should with '>'")
             return
     raise GenomeError(f"{source} is empty")
+
+
+def wrong_block_index(source: Path) -> str | None:
+    """What is wrong with the .gzi index beside a bgzip file, if there is one and something is."""
+    index = source.with_name(source.name + ".gzi")
+    try:
+        raw = index.read_bytes()
+    except OSError:
+        return None
+    count = int.from_bytes(raw[:8], "little")
+    if len(raw) != 8 + 16 * count:
+        return f"{index} is damaged: it should have 8 bytes, and 16 for each of {count} blocks, but has {len(raw)}."
+    offsets = struct.unpack(f"<{2 * count}Q", raw[8:])
+    with open(source, "rb") as file:
+        for place in offsets[::2]:
+            file.seek(min(place, source.stat().st_size))
+            if file.read(4) != _GZIP_MAGIC + b"\x08\x04":
+                return f"{index} is of another file, or of an older one: no block begins at byte {place} of {source}."
+    return None
 
 
 def _require_end(source: Path, size: int) -> None:
