@@ -18,10 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import nucel
 from nucel import checkpoint, demo
-from nucel.config import PRESETS, Recipe
+from nucel.config import PRESETS, ConfigError, Recipe, TrainConfig
 from nucel.electra import Electra
+from nucel.genome import Genome
 from nucel.metrics import Meter
-from nucel.train import Precision, _describe, learning_rate, main, make_optimizer, train_step
+from nucel.train import Precision, _describe, _windows, learning_rate, main, make_optimizer, train_step
 
 _SETTINGS = {
     "context": 64, "window-bp": 80, "overlap-bp": 16, "batch-size": 4, "micro-batch": 2, "steps": 10, "lr": 0.003,
@@ -433,12 +434,12 @@ def test_options_choose_the_windows(tmp_path):
         masked_weight=0.5, genome_weights=(2, 1),
     )  # fmt: skip
     genome = Genome(config.genome)
-    train, held = train_module._windows(config, genome)
+    train, held = _windows(config, genome)
     assert set(train.contig.tolist()) == {0, 1} and 2 in held.contig
     assert train.start_bp[train.contig == 0].min() >= 1000
     ratio = train.weight[train.contig == 1][0] / train.weight[train.contig == 0][0]
     assert ratio == 0.5 and set(held.weight.tolist()) <= {0.5, 1.0}
     with pytest.raises(ConfigError, match="one for each --genome, got 1 for 2"):
-        dataclasses.replace(config, genome_weights=(1,))
+        replace(config, genome_weights=(1,))
     with pytest.raises(ConfigError, match="max_masked must lie"):
-        dataclasses.replace(config, max_masked=1.5)
+        replace(config, max_masked=1.5)
