@@ -504,7 +504,17 @@ class Genome {
                 const Contig& source = at(contig[i], start[i], count);
                 std::int64_t total = 0;
                 source.for_each_line(start[i], start[i] + count, [&](const std::uint8_t* line, std::int64_t bases) {
-                    for (std::int64_t k = 0; k < bases; ++k) total += table[line[k]];
+                    // Values first and their sum afterwards: the compiler has vectors for either, but not for both.
+                    std::array<std::uint8_t, 1024> values;
+                    while (bases > 0) {
+                        const std::int64_t some = std::min<std::int64_t>(bases, values.size());
+                        table.translate<false>(line, some, values.data());
+                        std::int64_t part = 0;
+                        for (std::int64_t k = 0; k < some; ++k) part += values[static_cast<std::size_t>(k)];
+                        total += part;
+                        line += some;
+                        bases -= some;
+                    }
                 });
                 totals[i] = total;
             }

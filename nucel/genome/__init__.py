@@ -383,7 +383,11 @@ class Windows:
         start_bp = np.repeat(stretches.start_bp, count) + np.minimum(
             rank * stride_bp, np.repeat(lengths, count) - window_bp
         )
-        known = _counts(genome, contig, start_bp, window_bp, _UNKNOWN) / window_bp <= max_unknown
+        known = (
+            np.ones(len(contig), bool)
+            if max_unknown == 1
+            else _counts(genome, contig, start_bp, window_bp, _UNKNOWN) / window_bp <= max_unknown
+        )
         if not known.any():
             raise GenomeError(
                 f"each of the {len(contig)} windows of {window_bp} bp has a share of unknown bases above "
