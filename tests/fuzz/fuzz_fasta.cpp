@@ -135,6 +135,16 @@ void compare(const std::shared_ptr<const nucel::Fasta>& fasta, const std::vector
     require(fasta->byte_counts() == counts, "other counts of bytes");
     if (contig.empty()) return;
     const auto n = static_cast<std::int64_t>(contig.size());
+    std::vector<std::int64_t> totals(contig.size());
+    genome.sum(contig.data(), start.data(), n, 5, turned, 1, totals.data());
+    for (std::size_t w = 0; w < totals.size(); ++w) {
+        std::int64_t total = 0;
+        for (std::size_t b = 0; b < 5; ++b) {
+            const char c = expected[static_cast<std::size_t>(contig[w])].bases[static_cast<std::size_t>(start[w]) + b];
+            total += turned[static_cast<std::uint8_t>(c)];
+        }
+        require(totals[w] == total, "another sum");
+    }
     const nucel::Sampler sampler(genome, {contig.data(), start.data(), n, 5}, {{n, n}}, 5, 7, true, same, turned, 1);
     constexpr std::int64_t rows = 3;
     std::uint8_t tokens[rows * 5];
