@@ -25,31 +25,51 @@ ByteTable table_of(const Array<std::uint8_t>& values) {
     return ByteTable(values.data());
 }
 
-std::shared_ptr<Fasta> open_fasta(const py::bytes& path, const std::vector<std::string>& names,
-                                  const Array<std::int64_t>& entries) {
-    if (entries.ndim() != 2 || entries.shape(0) != static_cast<py::ssize_t>(names.size()) || entries.shape(1) != 4) {
-        throw py::value_error("entries must have the shape (" + std::to_string(names.size()) + ", 4)");
-    }
-    const auto at = entries.unchecked<2>();
-    std::vector<Record> records;
-    for (py::ssize_t i = 0; i < at.shape(0); ++i) {
-        records.push_back({names[static_cast<std::size_t>(i)], at(i, 0), at(i, 1), at(i, 2), at(i, 3)});
-    }
-    return std::make_shared<Fasta>(std::string(path), std::move(records));
+std::shared_ptr<Fasta> open_fasta(const py::bytes& path, const Array<std::uint8_t>& classes, int threads) {
+    const ByteTable table = table_of(classes);
+    const std::string name(path);
+    const py::gil_scoped_release release;
+    return std::make_shared<Fasta>(name, table, threads);
 }
 
-Array<std::int64_t> scan(const Fasta& fasta, int threads) {
-    Array<std::int64_t> counts({static_cast<py::ssize_t>(fasta.contigs().size()), py::ssize_t{256}});
-    std::int64_t* out = counts.mutable_data();
-    std::fill_n(out, counts.size(), 0);
-    const py::gil_scoped_release release;
-    fasta.scan(out, threads);
+// Names are bytes: what encoding they have is not for this file to know.
+py::list names(const Fasta& fasta) {
+    py::list all;
+    for (const Record& record : fasta.records()) all.append(py::bytes(record.name));
+    return all;
+}
+
+Array<std::int64_t> entries(const Fasta& fasta) {
+    Array<std::int64_t> table({static_cast<py::ssize_t>(fasta.records().size()), py::ssize_t{4}});
+    std::int64_t* out = table.mutable_data();
+    for (const Record& r : fasta.records()) {
+        for (const std::int64_t value : {r.length, r.offset, r.line_bases, r.line_width}) *out++ = value;
+    }
+    return table;
+}
+
+Array<std::int64_t> class_counts(const Fasta& fasta) {
+    Array<std::int64_t> table({static_cast<py::ssize_t>(fasta.records().size()), py::ssize_t{8}});
+    std::int64_t* out = table.mutable_data();
+    for (const ClassCounts& counts : fasta.class_counts()) out = std::copy(counts.begin(), counts.end(), out);
+    return table;
+}
+
+Array<std::int64_t> byte_counts(const Fasta& fasta) {
+    Array<std::int64_t> counts(py::ssize_t{256});
+    std::copy(fasta.byte_counts().begin(), fasta.byte_counts().end(), counts.mutable_data());
     return counts;
+}
+
+std::int64_t header_line(const Fasta& fasta, std::size_t record) {
+    if (record >= fasta.records().size()) throw py::index_error("no such record");
+    return fasta.line_of(fasta.records()[record].header);
 }
 
 Array<std::uint8_t> fetch(const Genome& genome, std::int64_t contig, std::int64_t start, std::int64_t end,
                           const Array<std::uint8_t>& values, bool reverse) {
     const ByteTable table = table_of(values);
+    if (contig < 0 || contig > INT32_MAX) throw std::out_of_range("no such contig");
     if (end < start) throw py::value_error("end lies before start");
     genome.at(contig, start, end - start);
     Array<std::uint8_t> letters(end - start);
@@ -81,15 +101,34 @@ Array<std::int64_t> permutation(std::int64_t n, std::uint64_t seed, std::uint64_
     return order;
 }
 
+std::vector<Group> groups_of(const Array<std::int64_t>& table, std::int64_t windows) {
+    if (table.ndim() != 2 || table.shape(1) != 2) throw py::value_error("groups must have the shape (n, 2)");
+    const auto at = table.unchecked<2>();
+    std::vector<Group> groups;
+    std::int64_t rows = 0;
+    for (py::ssize_t i = 0; i < at.shape(0); ++i) {
+        const Group group{at(i, 0), at(i, 1)};
+        if (group.windows < 1 || group.windows > windows || group.rows < 1 || group.rows > (INT64_MAX >> 1) - rows) {
+            throw py::value_error("a group has no windows or rows, or more than there can be");
+        }
+        windows -= group.windows;
+        rows += group.rows;
+        groups.push_back(group);
+    }
+    if (windows != 0 || groups.empty()) throw py::value_error("the groups must cover all windows");
+    return groups;
+}
+
 // A sampler that owns what it borrows: the genome and the arrays of windows.
 class OwningSampler {
   public:
     OwningSampler(std::shared_ptr<const Genome> genome, Array<std::int32_t> contig, Array<std::int64_t> start,
-                  std::int64_t window_bp, std::int64_t context, std::uint64_t seed, bool both_strands,
-                  const Array<std::uint8_t>& forward, const Array<std::uint8_t>& reverse, std::uint8_t first_token)
+                  const Array<std::int64_t>& groups, std::int64_t window_bp, std::int64_t context, std::uint64_t seed,
+                  bool both_strands, const Array<std::uint8_t>& forward, const Array<std::uint8_t>& reverse, std::uint8_t first_token)
         : genome_(std::move(genome)), contig_(std::move(contig)), start_(std::move(start)), context_(context),
-          sampler_(*genome_, {contig_.data(), start_.data(), start_.size(), window_bp}, context, seed, both_strands,
-                   table_of(forward), table_of(reverse), first_token) {
+          sampler_(*genome_, {contig_.data(), start_.data(), start_.size(), window_bp},
+                   groups_of(groups, start_.size()), context, seed, both_strands, table_of(forward), table_of(reverse),
+                   first_token) {
         require_vector(start_, start_.size(), "start");
         require_vector(contig_, start_.size(), "contig");
         if (start_.size() == 0) throw py::value_error("there are no windows");
@@ -123,20 +162,26 @@ class OwningSampler {
 PYBIND11_MODULE(_nucel, m) {
     m.doc() = "FASTA bytes to token windows. Use it through nucel.genome, which checks and explains.";
 
-    py::register_local_exception<IndexMismatch>(m, "IndexMismatch", PyExc_ValueError);
+    py::register_local_exception<FormatError>(m, "FormatError", PyExc_ValueError);
     py::register_local_exception_translator([](std::exception_ptr thrown) {
         try {
             if (thrown) std::rethrow_exception(thrown);
         } catch (const std::system_error& error) {
-            PyErr_SetObject(PyExc_OSError, py::make_tuple(error.code().value(), error.what()).ptr());
+            // The message may hold a path, which need not be UTF-8.
+            const auto text = py::reinterpret_steal<py::object>(PyUnicode_DecodeFSDefault(error.what()));
+            PyErr_SetObject(PyExc_OSError, py::make_tuple(error.code().value(), text).ptr());
         }
     });
 
-    py::class_<Fasta, std::shared_ptr<Fasta>>(m, "Fasta", py::module_local(), "A mapped FASTA file and its index.")
-        .def(py::init(&open_fasta), py::arg("path"), py::arg("names"), py::arg("entries"),
-             "entries (n, 4): length, offset, line_bases, line_width. IndexMismatch where a record leaves the file.")
-        .def("scan", &scan, py::arg("threads"),
-             "Letters of each contig, int64 (n, 256). IndexMismatch where the index and the bytes differ.");
+    py::class_<Fasta, std::shared_ptr<Fasta>>(m, "Fasta", py::module_local(), "A mapped FASTA file that was checked.")
+        .def(py::init(&open_fasta), py::arg("path"), py::arg("classes"), py::arg("threads"),
+             "Reads every byte; classes gives each byte a class below 8. FormatError names the first wrong line.")
+        .def_property_readonly("names", &names, "First word of each header, n of them, bytes.")
+        .def_property_readonly("entries", &entries, "int64 (n, 4): length, offset, line_bases, line_width.")
+        .def_property_readonly("class_counts", &class_counts, "Bases of each record by class, int64 (n, 8).")
+        .def_property_readonly("byte_counts", &byte_counts, "Bases of the file by byte, int64 (256,).")
+        .def("header_line", &header_line, py::arg("record"), "1-based number of the line with a record's header.")
+        .def("require_unchanged", &Fasta::require_unchanged, "OSError if the file is not what it was when opened.");
 
     py::class_<Genome, std::shared_ptr<Genome>>(m, "Genome", py::module_local(), "The contigs of several files.")
         .def(py::init([](const std::vector<std::shared_ptr<Fasta>>& files) {
@@ -149,10 +194,10 @@ PYBIND11_MODULE(_nucel, m) {
              py::arg("table"), py::arg("threads"), "Sums of table[letter] over `count` bases from each start; int64.");
 
     py::class_<OwningSampler>(m, "Sampler", py::module_local(), "Rows as a pure function of (seed, row number).")
-        .def(py::init<std::shared_ptr<Genome>, Array<std::int32_t>, Array<std::int64_t>, std::int64_t, std::int64_t,
-                      std::uint64_t, bool, Array<std::uint8_t>, Array<std::uint8_t>, std::uint8_t>(),
-             py::arg("genome"), py::arg("contig").noconvert(), py::arg("start").noconvert(), py::arg("window_bp"),
-             py::arg("context"), py::arg("seed"), py::arg("both_strands"), py::arg("forward"), py::arg("reverse"),
+        .def(py::init<std::shared_ptr<Genome>, Array<std::int32_t>, Array<std::int64_t>, Array<std::int64_t>,
+                      std::int64_t, std::int64_t, std::uint64_t, bool, Array<std::uint8_t>, Array<std::uint8_t>, std::uint8_t>(),
+             py::arg("genome"), py::arg("contig").noconvert(), py::arg("start").noconvert(), py::arg("groups"),
+             py::arg("window_bp"), py::arg("context"), py::arg("seed"), py::arg("both_strands"), py::arg("forward"), py::arg("reverse"),
              py::arg("first_token"))
         .def("rows", &OwningSampler::rows, py::arg("first_row"), py::arg("count"), py::arg("threads"),
              "(tokens (count, context), contig, start, strand) of the rows from first_row on.");

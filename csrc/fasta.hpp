@@ -1,19 +1,14 @@
-// FASTA files as bytes: a read-only mapping, the records a .fai index describes, and base ranges read through it.
+// FASTA files as bytes: their records, found and checked in one opening, and base ranges read through the mapping.
 //
-// An index is never trusted. Opening checks that every record lies inside the file, so that no later read can leave it;
-// `Fasta::scan` then compares the index with every byte. There is no alphabet here: the meaning of a byte comes in as a
-// table of 256 values.
+// No index is read: opening looks at every byte anyway, and what it finds then is what any .fai could say at best. A
+// Fasta that exists is a regular file: within a record all lines but the last have one length and one ending, so base
+// i has an address. There is no alphabet here but the bytes that may stand in a line; their meaning comes in as tables
+// of 256 values.
 #pragma once
-
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <cerrno>
 #include <cstdint>
 #include <cstring>
 #include <exception>
@@ -26,6 +21,8 @@
 #include <utility>
 #include <vector>
 
+#include "mapped.hpp"
+
 #if defined(__x86_64__) && defined(__GNUC__)
 #define NUCEL_AVX2 1
 #include <immintrin.h>
@@ -33,8 +30,8 @@
 
 namespace nucel {
 
-// The index does not describe the file.
-class IndexMismatch : public std::runtime_error {
+// The file is no regular FASTA; the message names record and line.
+class FormatError : public std::runtime_error {
   public:
     using std::runtime_error::runtime_error;
 };
@@ -65,40 +62,6 @@ void for_each_task(std::int64_t tasks, int threads, const Work& work) {
     for (std::thread& helper : helpers) helper.join();
     if (error) std::rethrow_exception(error);
 }
-
-// A file's bytes, mapped read-only for as long as the object lives.
-class MappedFile {
-  public:
-    explicit MappedFile(const std::string& path) {
-        const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-        if (descriptor < 0) throw std::system_error(errno, std::generic_category(), "open");
-        struct stat status {};
-        int error = ::fstat(descriptor, &status) == 0 ? 0 : errno;
-        if (error == 0 && status.st_size > 0) {
-            size_ = status.st_size;
-            void* address = ::mmap(nullptr, static_cast<std::size_t>(size_), PROT_READ, MAP_SHARED, descriptor, 0);
-            if (address == MAP_FAILED) {
-                error = errno;
-            } else {
-                data_ = static_cast<const std::uint8_t*>(address);
-            }
-        }
-        ::close(descriptor);
-        if (error != 0) throw std::system_error(error, std::generic_category(), "mmap");
-    }
-    MappedFile(const MappedFile&) = delete;
-    MappedFile& operator=(const MappedFile&) = delete;
-    ~MappedFile() {
-        if (data_) ::munmap(const_cast<std::uint8_t*>(data_), static_cast<std::size_t>(size_));
-    }
-
-    const std::uint8_t* data() const { return data_; }
-    std::int64_t size() const { return size_; }
-
-  private:
-    const std::uint8_t* data_ = nullptr;
-    std::int64_t size_ = 0;
-};
 
 // A function of one byte given by its 256 values, applied to runs of bytes.
 //
@@ -170,13 +133,79 @@ class ByteTable {
     std::uint8_t common_ = 0;
 };
 
-// One line of a .fai index: `length` bases from byte `offset` on, `line_bases` to a line of `line_width` bytes.
+// How often each byte occurs.
+using ByteCounts = std::array<std::int64_t, 256>;
+
+#ifdef NUCEL_AVX2
+// Counts the bytes that genomes consist of, in blocks small enough for counters of 8 bits. False, and nothing counted,
+// where there are others. n must be a multiple of 32, and at most 255 * 32.
+__attribute__((target("avx2"))) inline bool count_common_avx2(const std::uint8_t* in, std::int64_t n,
+                                                              ByteCounts& counts) {
+    constexpr std::size_t kinds = 12;
+    constexpr char letters[kinds + 1] = "ACGTNacgtn\n\r";
+    __m256i sums[kinds];
+    for (auto& sum : sums) sum = _mm256_setzero_si256();
+    for (std::int64_t i = 0; i < n; i += 32) {
+        const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in + i));
+        for (std::size_t k = 0; k < kinds; ++k) {
+            sums[k] = _mm256_sub_epi8(sums[k], _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8(letters[k])));
+        }
+    }
+    std::int64_t found[kinds];
+    std::int64_t total = 0;
+    for (std::size_t k = 0; k < kinds; ++k) {
+        const __m256i quarters = _mm256_sad_epu8(sums[k], _mm256_setzero_si256());
+        found[k] = _mm256_extract_epi64(quarters, 0) + _mm256_extract_epi64(quarters, 1) +
+                   _mm256_extract_epi64(quarters, 2) + _mm256_extract_epi64(quarters, 3);
+        total += found[k];
+    }
+    if (total != n) return false;
+    for (std::size_t k = 0; k < kinds; ++k) counts[static_cast<std::uint8_t>(letters[k])] += found[k];
+    return true;
+}
+#endif
+
+// Adds the bytes [in, in + n) to the counts.
+inline void count_bytes(const std::uint8_t* in, std::int64_t n, ByteCounts& counts) {
+    const auto one_by_one = [&counts](const std::uint8_t* from, std::int64_t size) {
+        // Four histograms side by side: runs of one letter would otherwise wait for their own last increment.
+        std::array<std::array<std::uint32_t, 256>, 4> found{};
+        std::int64_t i = 0;
+        for (; i + 4 <= size; i += 4) {
+            for (std::size_t k = 0; k < 4; ++k) ++found[k][from[i + static_cast<std::int64_t>(k)]];
+        }
+        for (; i < size; ++i) ++found[0][from[i]];
+        for (std::size_t b = 0; b < 256; ++b) {
+            for (const auto& one : found) counts[b] += one[b];
+        }
+    };
+#ifdef NUCEL_AVX2
+    static const bool has_avx2 = __builtin_cpu_supports("avx2");
+    if (has_avx2) {
+        constexpr std::int64_t block = 255 * 32;
+        while (n >= 32) {
+            const std::int64_t size = std::min(n / 32 * 32, block);
+            if (!count_common_avx2(in, size, counts)) one_by_one(in, size);
+            in += size;
+            n -= size;
+        }
+        for (; n > 0; --n) ++counts[*in++];
+        return;
+    }
+#endif
+    // In pieces that 32 bits can count.
+    constexpr std::int64_t piece = std::int64_t{1} << 30;
+    for (; n > 0; in += std::min(n, piece), n -= std::min(n, piece)) one_by_one(in, std::min(n, piece));
+}
+
+// One record as a .fai index has it: `length` bases from byte `offset` on, `line_bases` to a line of `line_width`
+// bytes. `header` is the byte of its '>', `end` the byte behind its last base.
 struct Record {
     std::string name;
-    std::int64_t length, offset, line_bases, line_width;
+    std::int64_t header, end, length, offset, line_bases, line_width;
 };
 
-// A record that is known to lie inside its file.
+// The bases of a record.
 struct Contig {
     const std::uint8_t* bytes;  // of the first base
     std::int64_t length, line_bases, line_width;
@@ -207,189 +236,233 @@ struct Contig {
     }
 };
 
-// One FASTA file and its records, in the order of the file.
+// Letters are told apart by up to eight classes, whatever they mean to the caller.
+using ClassCounts = std::array<std::int64_t, 8>;
+
+// One FASTA file, checked from end to end, and its records in the order of the file.
 class Fasta {
   public:
-    Fasta(const std::string& path, std::vector<Record> records) : file_(path), records_(std::move(records)) {
-        for (const Record& record : records_) contigs_.push_back(locate(record));
+    // Reads every byte. `classes` gives each byte a class below 8. Throws FormatError at the first irregularity. Threads
+    // share the file in pieces of `piece` bytes or bases.
+    Fasta(const std::string& path, const ByteTable& classes, int threads, std::int64_t piece = 1 << 22)
+        : file_(path) {
+        const auto headers = find_headers(threads, piece);
+        // What was cut short meanwhile reads as zeros, and should not be called a fault of the format.
+        try {
+            for (std::size_t i = 0; i < headers.size(); ++i) {
+                records_.push_back(record_at(headers[i], i + 1 < headers.size() ? headers[i + 1] : file_.size()));
+                const Record& r = records_.back();
+                contigs_.push_back({file_.data() + r.offset, r.length, r.line_bases, r.line_width});
+            }
+            check_and_count(classes, threads, piece);
+        } catch (const FormatError&) {
+            file_.require_unchanged();
+            throw;
+        }
+        file_.require_unchanged();
     }
 
+    const std::vector<Record>& records() const { return records_; }
     const std::vector<Contig>& contigs() const { return contigs_; }
+    // Bases of each contig by class.
+    const std::vector<ClassCounts>& class_counts() const { return class_counts_; }
+    // Bases of the file by byte.
+    const ByteCounts& byte_counts() const { return byte_counts_; }
+    // 1-based number of the line that holds byte `at`.
+    std::int64_t line_of(std::int64_t at) const { return 1 + std::count(file_.data(), file_.data() + at, '\n'); }
+    void require_unchanged() const { file_.require_unchanged(); }
 
-    // Compares the index with every byte of the file and adds up the letters of each contig in counts[contig * 256 +
-    // byte]. Throws IndexMismatch, naming contig and line, at the first byte that is not what the index says.
-    void scan(std::int64_t* counts, int threads) const {
-        check_between_records();
+  private:
+    static bool is_space(std::uint8_t byte) { return byte == ' ' || (byte >= '\t' && byte <= '\r'); }
+    // Letters, gaps, a stop codon, and what alignments write for a base that is not known.
+    static bool belongs_in_line(std::uint8_t byte) {
+        const auto letter = static_cast<std::uint8_t>(byte | 32);
+        return (letter >= 'a' && letter <= 'z') || byte == '-' || byte == '.' || byte == '*' || byte == '?';
+    }
+
+    [[noreturn]] void refuse(std::int64_t at, const std::string& what) const {
+        throw FormatError("line " + std::to_string(line_of(at)) + ": " + what);
+    }
+
+    // A name for messages: short, and text whatever it consists of.
+    static std::string shown(const std::string& name) {
+        std::string text = name.substr(0, 60);
+        for (char& c : text) c = c > ' ' && c < 127 ? c : '?';
+        return "'" + text + (name.size() > 60 ? "...'" : "'");
+    }
+
+    // Bytes of each '>' that begins a line.
+    std::vector<std::int64_t> find_headers(int threads, std::int64_t piece) const {
+        const std::uint8_t* data = file_.data();
+        const std::int64_t size = file_.size();
+        std::vector<std::vector<std::int64_t>> found(static_cast<std::size_t>((size + piece - 1) / piece));
+        for_each_task(static_cast<std::int64_t>(found.size()), threads, [&](std::int64_t i) {
+            const std::uint8_t* end = data + std::min(size, (i + 1) * piece);
+            for (const std::uint8_t* at = data + i * piece; at < end; ++at) {
+                at = static_cast<const std::uint8_t*>(std::memchr(at, '>', static_cast<std::size_t>(end - at)));
+                if (!at) return;
+                if (at == data || at[-1] == '\n') found[static_cast<std::size_t>(i)].push_back(at - data);
+            }
+        });
+        std::vector<std::int64_t> all;
+        for (const auto& some : found) all.insert(all.end(), some.begin(), some.end());
+        std::int64_t first = 0;
+        while (first < size && is_space(data[first])) ++first;
+        if (first == size) {
+            file_.require_unchanged();
+            throw FormatError("the file is empty");
+        }
+        if (all.empty() || all[0] != first) {
+            file_.require_unchanged();
+            refuse(first, "no FASTA record begins here; the text should begin with '>'");
+        }
+        return all;
+    }
+
+    // The record whose header begins at byte `header`, as its first line and its size tell; `next` ends it.
+    Record record_at(std::int64_t header, std::int64_t next) const {
+        const std::uint8_t* data = file_.data();
+        const auto end_of_line = [&](std::int64_t from, std::int64_t to) {
+            const void* at = from < to ? std::memchr(data + from, '\n', static_cast<std::size_t>(to - from)) : nullptr;
+            return at ? static_cast<const std::uint8_t*>(at) - data : to;
+        };
+        const std::int64_t newline = end_of_line(header, next);
+        const std::int64_t text_end = newline > header && data[newline - 1] == '\r' ? newline - 1 : newline;
+        if (std::find(data + header, data + text_end, '\r') != data + text_end) {
+            refuse(header, "the header has a carriage return inside; are lines ended by CR alone? They must end with "
+                           "LF or CRLF");
+        }
+        std::int64_t name = header + 1;
+        while (name < text_end && is_space(data[name])) ++name;
+        std::int64_t name_end = name;
+        while (name_end < text_end && data[name_end] > ' ') ++name_end;
+        if (name == name_end) refuse(header, "this record has no name");
+        Record record{std::string(data + name, data + name_end), header, 0, 0, std::min(newline + 1, next), 1, 1};
+        record.end = next;
+        while (record.end > record.offset && is_space(data[record.end - 1])) --record.end;
+        const std::int64_t bytes = record.end - record.offset;
+        if (bytes == 0) return record;
+        const std::int64_t line_end = end_of_line(record.offset, record.end);
+        if (line_end == record.end) {
+            record.length = record.line_bases = bytes;
+            record.line_width = bytes + 1;
+            return record;
+        }
+        record.line_width = line_end - record.offset + 1;
+        record.line_bases = record.line_width - 1 - (line_end > record.offset && data[line_end - 1] == '\r' ? 1 : 0);
+        if (record.line_bases == 0) refuse(record.offset, "record " + shown(record.name) + " begins with a blank line");
+        record.length = bytes / record.line_width * record.line_bases +
+                        std::min(bytes % record.line_width, record.line_bases);
+        return record;
+    }
+
+    // Compares every byte of every record with what its first line lets expect, and counts the bases.
+    void check_and_count(const ByteTable& classes, int threads, std::int64_t piece) {
         struct Chunk {
             std::size_t contig;
             std::int64_t start, end;
         };
-        constexpr std::int64_t chunk_bases = 1 << 22;
+        // Long contigs are cut, so that threads share them, and short ones go together, so that a task is worth it.
         std::vector<Chunk> chunks;
+        std::vector<std::size_t> tasks;
+        std::int64_t room = 0;
         for (std::size_t c = 0; c < contigs_.size(); ++c) {
-            for (std::int64_t start = 0; start < contigs_[c].length; start += chunk_bases) {
-                chunks.push_back({c, start, std::min(start + chunk_bases, contigs_[c].length)});
+            for (std::int64_t start = 0; start < contigs_[c].length; start += piece) {
+                const std::int64_t end = std::min(start + piece, contigs_[c].length);
+                if (room < end - start) {
+                    tasks.push_back(chunks.size());
+                    room = piece;
+                }
+                room -= end - start;
+                chunks.push_back({c, start, end});
             }
         }
+        tasks.push_back(chunks.size());
+        class_counts_.assign(contigs_.size(), ClassCounts{});
         std::mutex guard;
         std::int64_t first_bad = file_.size();
         std::size_t bad_contig = 0;
-        for_each_task(static_cast<std::int64_t>(chunks.size()), threads, [&](std::int64_t i) {
-            const Chunk& chunk = chunks[static_cast<std::size_t>(i)];
-            std::array<std::int64_t, 256> found{};
-            const std::int64_t bad = scan_chunk(contigs_[chunk.contig], chunk.start, chunk.end, found);
-            const std::lock_guard<std::mutex> hold(guard);
-            for (std::size_t b = 0; b < 256; ++b) counts[chunk.contig * 256 + b] += found[b];
-            if (bad >= 0 && bad < first_bad) {
-                first_bad = bad;
-                bad_contig = chunk.contig;
-            }
-        });
-        if (first_bad < file_.size()) complain_about_line(records_[bad_contig], first_bad);
-    }
-
-  private:
-    static bool is_space(std::uint8_t byte) { return byte == ' ' || (byte >= '\t' && byte <= '\r'); }
-    static bool belongs_in_line(std::size_t byte) { return byte > 32 && byte != '>'; }
-
-    // Bounds, and nothing else: all later arithmetic on the record stays inside the file.
-    Contig locate(const Record& r) const {
-        const auto refuse = [&r](const std::string& why) {
-            throw IndexMismatch("the index entry of contig '" + r.name + "' " + why);
-        };
-        const std::int64_t size = file_.size();
-        if (r.offset < 0 || r.offset > size || r.length < 0 || r.length > size - r.offset) {
-            refuse("lies outside the file: " + std::to_string(r.length) + " bases from byte " +
-                   std::to_string(r.offset) + " on, in a file of " + std::to_string(size) + " bytes");
-        }
-        if (r.length == 0) return {file_.data() + r.offset, 0, 1, 1};
-        const bool one_line = r.length <= r.line_bases;
-        // 0 <= line_bases must hold before the subtraction, which then cannot overflow.
-        if (r.line_bases < 1 || r.line_width < r.line_bases || r.line_width - r.line_bases > 2 ||
-            (r.line_width == r.line_bases && !one_line)) {
-            refuse("has impossible lines: " + std::to_string(r.line_bases) + " bases in " +
-                   std::to_string(r.line_width) + " bytes");
-        }
-        const std::int64_t last = (r.length - 1) / r.line_bases * r.line_width + (r.length - 1) % r.line_bases;
-        if (last >= size - r.offset) {
-            refuse("goes on past the end of the file: " + std::to_string(r.length) + " bases from byte " +
-                   std::to_string(r.offset) + " on, " + std::to_string(r.line_bases) + " to a line");
-        }
-        return {file_.data() + r.offset, r.length, r.line_bases, r.line_width};
-    }
-
-    // Between two records there is white space and the second one's header line; after the last, white space.
-    void check_between_records() const {
-        const std::uint8_t* data = file_.data();
-        const std::int64_t size = file_.size();
-        std::int64_t at = 0;
-        for (std::size_t c = 0; c <= contigs_.size(); ++c) {
-            while (at < size && is_space(data[at])) ++at;
-            const bool starts_line = at == 0 || at == size || data[at - 1] == '\n';
-            if (c == contigs_.size()) {
-                if (at < size) {
-                    throw IndexMismatch("the file goes on after the last record of its index, at line " +
-                                        std::to_string(line_of(at)));
+        for_each_task(static_cast<std::int64_t>(tasks.size()) - 1, threads, [&](std::int64_t t) {
+            const auto task = static_cast<std::size_t>(t);
+            for (std::size_t i = tasks[task]; i < tasks[task + 1]; ++i) {
+                const Chunk& chunk = chunks[i];
+                ByteCounts found{};
+                const std::int64_t bad = check_chunk(chunk.contig, chunk.start, chunk.end, found);
+                const std::lock_guard<std::mutex> hold(guard);
+                for (std::size_t b = 0; b < 256; ++b) {
+                    byte_counts_[b] += found[b];
+                    class_counts_[chunk.contig][classes[static_cast<std::uint8_t>(b)] & 7] += found[b];
                 }
-                return;
-            }
-            const Record& record = records_[c];
-            const auto refuse = [&](const std::string& why) {
-                throw IndexMismatch("contig '" + record.name + "': " + why);
-            };
-            if (at == size || data[at] != '>' || !starts_line) {
-                refuse("the record before it is longer than its index entry, or has a header of its own, at line " +
-                       std::to_string(line_of(at)));
-            }
-            const void* newline = std::memchr(data + at, '\n', static_cast<std::size_t>(size - at));
-            const std::int64_t after = newline ? static_cast<const std::uint8_t*>(newline) - data + 1 : size;
-            std::int64_t name = at + 1;
-            while (name < after && is_space(data[name])) ++name;
-            const auto name_size = static_cast<std::int64_t>(record.name.size());
-            const bool same_name = name_size <= after - name &&
-                                   std::memcmp(record.name.data(), data + name, record.name.size()) == 0;
-            // A byte above 127 after the name may begin one of the wide spaces at which pyfaidx ends a name.
-            const bool ends = name + name_size >= after || data[name + name_size] <= 32 || data[name + name_size] > 127;
-            if (after != record.offset || !same_name || !ends) {
-                refuse("the header at line " + std::to_string(line_of(at)) + " is not the one in the index");
-            }
-            const Contig& contig = contigs_[c];
-            at = after;
-            if (contig.length > 0) {
-                at = contig.address(contig.length - 1) - data + 1;
-                if (at < size && !is_space(data[at])) {
-                    refuse("line " + std::to_string(line_of(at)) +
-                           " goes on after the length in the index, or is longer than those before it");
+                if (bad >= 0 && bad < first_bad) {
+                    first_bad = bad;
+                    bad_contig = chunk.contig;
                 }
             }
-        }
+        });
+        if (first_bad < file_.size()) complain(records_[bad_contig], first_bad);
     }
 
-    // Counts the letters of [start, end) and returns the position of the first wrong byte in the file, or -1.
-    std::int64_t scan_chunk(const Contig& contig, std::int64_t start, std::int64_t end,
-                            std::array<std::int64_t, 256>& found) const {
-        // Eight histograms side by side: runs of one letter would otherwise wait for their own last increment.
-        std::array<std::array<std::uint32_t, 256>, 8> counts{};
-        const std::uint8_t* bad = nullptr;
-        const std::int64_t ending = contig.line_width - contig.line_bases;
-        std::int64_t base = start;
-        contig.for_each_line(start, end, [&](const std::uint8_t* line, std::int64_t count) {
-            std::int64_t i = 0;
-            for (; i + 8 <= count; i += 8) {
-                std::uint64_t eight;
-                std::memcpy(&eight, line + i, 8);
-                for (std::size_t k = 0; k < 8; ++k) ++counts[k][(eight >> (8 * k)) & 255];
-            }
-            for (; i < count; ++i) ++counts[0][line[i]];
-            base += count;
-            if (base < contig.length && base % contig.line_bases == 0 && !bad) {
-                const std::uint8_t* at = line + count;
-                if (ending == 2 && *at == '\r') ++at;
-                if (at != line + count + ending - 1 || *at != '\n') bad = at;
-            }
-        });
-        bool clean = true;
+    // Counts the bases [start, end) and returns the first byte of the file that should not be there, or -1.
+    std::int64_t check_chunk(std::size_t c, std::int64_t start, std::int64_t end, ByteCounts& found) const {
+        const Contig& contig = contigs_[c];
+        const std::int64_t width = contig.line_width;
+        const std::int64_t ending = width - contig.line_bases;
+        // With the line ends between the bases: counting all bytes in a row is much faster than line by line.
+        const std::uint8_t* from = contig.address(start);
+        const std::uint8_t* to = end == contig.length ? file_.data() + records_[c].end : contig.address(end);
+        count_bytes(from, to - from, found);
+        // If the line ends are where they belong, and as many as there are, all other bytes stand among the bases.
+        std::int64_t line_ends = 0;
+        bool clean = end < contig.length || to == contig.address(end - 1) + 1;
+        for (const std::uint8_t* at = contig.bytes + (from - contig.bytes) / width * width + width - 1; at < to;
+             at += width) {
+            clean = clean && *at == '\n' && (ending == 1 || at[-1] == '\r');
+            ++line_ends;
+        }
+        clean = clean && found['\n'] == line_ends && found['\r'] == (ending == 1 ? 0 : line_ends);
+        found['\n'] = found['\r'] = 0;
         for (std::size_t b = 0; b < 256; ++b) {
-            for (const auto& one : counts) found[b] += one[b];
-            clean = clean && (found[b] == 0 || belongs_in_line(b));
+            clean = clean && (found[b] == 0 || belongs_in_line(static_cast<std::uint8_t>(b)));
         }
-        if (!clean) {
-            contig.for_each_line(start, end, [&](const std::uint8_t* line, std::int64_t count) {
-                if (bad && bad < line) return;
-                const auto* wrong = std::find_if_not(line, line + count, belongs_in_line);
-                if (wrong != line + count) bad = wrong;
-            });
+        if (clean) return -1;
+        for (const std::uint8_t* at = from; at < to; ++at) {
+            const std::int64_t column = (at - contig.bytes) % width;
+            const bool good = column < contig.line_bases ? belongs_in_line(*at)
+                                                         : *at == (column == width - 1 ? '\n' : '\r');
+            if (!good) return at - file_.data();
         }
-        return bad ? bad - file_.data() : -1;
+        return to - file_.data() - 1;
     }
 
-    [[noreturn]] void complain_about_line(const Record& record, std::int64_t at) const {
-        const int byte = file_.data()[at];
+    [[noreturn]] void complain(const Record& record, std::int64_t at) const {
+        const std::uint8_t byte = file_.data()[at];
         std::string what = "byte " + std::to_string(byte) + " stands among the bases";
         if (byte == '\n' || byte == '\r') {
             what = "the line ends early";
-        } else if (byte == '>') {
-            what = "a '>' stands among the bases";
-        } else if (belongs_in_line(static_cast<std::size_t>(byte))) {
+        } else if (belongs_in_line(byte)) {
             what = "the line goes on too long";
+        } else if (byte > ' ' && byte < 127) {
+            what = std::string("a '") + static_cast<char>(byte) + "' stands among the bases";
         }
-        throw IndexMismatch("contig '" + record.name + "', line " + std::to_string(line_of(at)) + ": " + what + "; " +
-                            std::to_string(record.line_bases) + " bases are expected in each line but the last");
+        refuse(at, what + "; record " + shown(record.name) + " has " + std::to_string(record.line_bases) +
+                       " bases in each line but the last");
     }
-
-    // 1-based number of the line that holds byte `at`.
-    std::int64_t line_of(std::int64_t at) const { return 1 + std::count(file_.data(), file_.data() + at, '\n'); }
 
     MappedFile file_;
     std::vector<Record> records_;
     std::vector<Contig> contigs_;
+    std::vector<ClassCounts> class_counts_;
+    ByteCounts byte_counts_{};
 };
 
 // The contigs of one or several files, numbered through.
 class Genome {
   public:
     explicit Genome(std::vector<std::shared_ptr<const Fasta>> files) : files_(std::move(files)) {
-        for (const auto& file : files_) contigs_.insert(contigs_.end(), file->contigs().begin(), file->contigs().end());
+        for (const auto& file : files_) {
+            contigs_.insert(contigs_.end(), file->contigs().begin(), file->contigs().end());
+            contigs_end_.push_back(static_cast<std::int64_t>(contigs_.size()));
+        }
     }
 
     // The contig, once it is certain that it has the bases [start, start + count).
@@ -418,6 +491,8 @@ class Genome {
                 out += count;
             }
         });
+        const auto number = static_cast<std::int32_t>(contig);
+        require_unchanged(&number, 1);
     }
 
     // totals[i] = sum of table[byte] over the `count` bases from start[i] on.
@@ -429,16 +504,39 @@ class Genome {
                 const Contig& source = at(contig[i], start[i], count);
                 std::int64_t total = 0;
                 source.for_each_line(start[i], start[i] + count, [&](const std::uint8_t* line, std::int64_t bases) {
-                    for (std::int64_t k = 0; k < bases; ++k) total += table[line[k]];
+                    // Values first and their sum afterwards: the compiler has vectors for either, but not for both.
+                    std::array<std::uint8_t, 1024> values;
+                    while (bases > 0) {
+                        const std::int64_t some = std::min<std::int64_t>(bases, values.size());
+                        table.translate<false>(line, some, values.data());
+                        std::int64_t part = 0;
+                        for (std::int64_t k = 0; k < some; ++k) part += values[static_cast<std::size_t>(k)];
+                        total += part;
+                        line += some;
+                        bases -= some;
+                    }
                 });
                 totals[i] = total;
             }
         });
+        require_unchanged(contig, n);
+    }
+
+    // To be asked after reading from these contigs, before the result is handed on: throws if their files changed.
+    void require_unchanged(const std::int32_t* contig, std::int64_t n) const {
+        std::vector<bool> asked(files_.size());
+        for (std::int64_t i = 0; i < n; ++i) {
+            const auto file = std::upper_bound(contigs_end_.begin(), contigs_end_.end(), contig[i]);
+            const auto f = static_cast<std::size_t>(file - contigs_end_.begin());
+            if (!asked[f]) files_[f]->require_unchanged();
+            asked[f] = true;
+        }
     }
 
   private:
     std::vector<std::shared_ptr<const Fasta>> files_;
     std::vector<Contig> contigs_;
+    std::vector<std::int64_t> contigs_end_;  // of each file
 };
 
 }  // namespace nucel

@@ -9,6 +9,12 @@
 //
 // Row g of all rows ever drawn belongs to epoch g / n and shows window order(g % n), where `order` is a bijection of
 // [0, n) that depends on (seed, epoch): every epoch visits every window once, without a list of n numbers in memory.
+//
+// Windows may come in groups of which some are drawn more often than others. Then an epoch has a fixed number of rows
+// for each group. Row g falls on one of them, say the i-th that its group has ever had, and shows window order'(i % m)
+// of the group's m windows, where order' depends on (seed, group, i / m): each pass over a group visits each of its
+// windows once, and row g is still a pure function of (seed, g). The passes of a group take the place of epochs in what
+// follows. With one group, a pass is an epoch, and order' would only shuffle what `order` has shuffled.
 #pragma once
 
 #include "fasta.hpp"
@@ -23,7 +29,7 @@ inline std::uint64_t mix(std::uint64_t x) {
 
 inline std::uint64_t draw(std::uint64_t key, std::uint64_t x) { return mix(key + 0x9e3779b97f4a7c15u * (x + 1)); }
 
-enum class Purpose : std::uint64_t { order, crop, strand };
+enum class Purpose : std::uint64_t { order, crop, strand, pass };
 
 inline std::uint64_t stream_key(std::uint64_t seed, Purpose purpose, std::uint64_t epoch) {
     return draw(draw(mix(seed), static_cast<std::uint64_t>(purpose)), epoch);
@@ -72,6 +78,11 @@ struct WindowList {
     std::int64_t window_bp;
 };
 
+// Consecutive windows that are drawn equally often: `rows` rows of each epoch show `windows` windows.
+struct Group {
+    std::int64_t windows, rows;
+};
+
 // What a batch consists of. `tokens` has `context` values a row; the other three describe the row's bases.
 struct Rows {
     std::uint8_t* tokens;
@@ -82,11 +93,21 @@ struct Rows {
 
 class Sampler {
   public:
+    // The groups follow each other in the list of windows, and cover it; none is empty, and each has rows.
     // `forward` and `reverse` give the token of a letter and of its complement; `first_token` opens every row.
-    Sampler(const Genome& genome, WindowList windows, std::int64_t context, std::uint64_t seed, bool both_strands,
-            const ByteTable& forward, const ByteTable& reverse, std::uint8_t first_token)
-        : genome_(genome), windows_(windows), context_(context), seed_(seed), both_strands_(both_strands),
-          forward_(forward), reverse_(reverse), first_token_(first_token) {}
+    Sampler(const Genome& genome, WindowList windows, std::vector<Group> groups, std::int64_t context,
+            std::uint64_t seed, bool both_strands, const ByteTable& forward, const ByteTable& reverse,
+            std::uint8_t first_token)
+        : genome_(genome), windows_(windows), groups_(std::move(groups)), context_(context), seed_(seed),
+          both_strands_(both_strands), forward_(forward), reverse_(reverse), first_token_(first_token) {
+        std::int64_t rows = 0;
+        std::int64_t first = 0;
+        for (const Group& group : groups_) {
+            rows_end_.push_back(rows += group.rows);
+            first_window_.push_back(first);
+            first += group.windows;
+        }
+    }
 
     // Computes the rows first_row ... first_row + count - 1 of all rows ever drawn.
     void fill(std::int64_t first_row, std::int64_t count, int threads, const Rows& out) const {
@@ -97,6 +118,7 @@ class Sampler {
             const std::int64_t begin = task * per_task;
             fill_some(first_row, begin, std::min(count, begin + per_task), out);
         });
+        genome_.require_unchanged(out.contig, count);
     }
 
   private:
@@ -120,23 +142,45 @@ class Sampler {
 
     // Window, crop and strand of the rows [begin, end).
     void choose(std::int64_t first_row, std::int64_t begin, std::int64_t end, const Rows& out) const {
-        const auto n = static_cast<std::uint64_t>(windows_.size);
+        const auto n = static_cast<std::uint64_t>(rows_end_.back());
         const auto offsets = static_cast<std::uint64_t>(windows_.window_bp - (context_ - 1) + 1);
         for (std::int64_t row = begin; row < end;) {
             const auto global = static_cast<std::uint64_t>(first_row + row);
             const std::uint64_t epoch = global / n;
             const Permutation order(n, stream_key(seed_, Purpose::order, epoch));
-            const std::uint64_t crop = stream_key(seed_, Purpose::crop, epoch);
-            const std::uint64_t strand = stream_key(seed_, Purpose::strand, epoch);
+            Visit visit = visit_in_pass(epoch);
             for (std::uint64_t index = global % n; index < n && row < end; ++index, ++row) {
-                const std::uint64_t window = order(index);
+                visit.window = order(index);
+                if (groups_.size() > 1) visit = visit_of_group(epoch, visit.window);
                 // Multiply and shift maps 64 random bits to [0, offsets) with a bias below 2^-40 for any real window.
-                const auto product = static_cast<unsigned __int128>(draw(crop, window)) * offsets;
-                out.contig[row] = windows_.contig[window];
-                out.start[row] = windows_.start[window] + static_cast<std::int64_t>(product >> 64);
-                out.strand[row] = both_strands_ && draw(strand, window) >> 63 ? -1 : 1;
+                const auto product = static_cast<unsigned __int128>(draw(visit.crop, visit.window)) * offsets;
+                out.contig[row] = windows_.contig[visit.window];
+                out.start[row] = windows_.start[visit.window] + static_cast<std::int64_t>(product >> 64);
+                out.strand[row] = both_strands_ && draw(visit.strand, visit.window) >> 63 ? -1 : 1;
             }
         }
+    }
+
+    // A window, and the streams that its crop and its strand are drawn from.
+    struct Visit {
+        std::uint64_t window, crop, strand;
+    };
+
+    Visit visit_in_pass(std::uint64_t pass) const {
+        return {0, stream_key(seed_, Purpose::crop, pass), stream_key(seed_, Purpose::strand, pass)};
+    }
+
+    // What the row at place `place` of an epoch's rows shows, the rows of the first group being the first, and so on.
+    Visit visit_of_group(std::uint64_t epoch, std::uint64_t place) const {
+        const auto found = std::upper_bound(rows_end_.begin(), rows_end_.end(), static_cast<std::int64_t>(place));
+        const auto g = static_cast<std::size_t>(found - rows_end_.begin());
+        const auto rows = static_cast<std::uint64_t>(groups_[g].rows);
+        const auto windows = static_cast<std::uint64_t>(groups_[g].windows);
+        const std::uint64_t i = epoch * rows + (place - (static_cast<std::uint64_t>(rows_end_[g]) - rows));
+        Visit visit = visit_in_pass(i / windows);
+        const Permutation order(windows, draw(stream_key(seed_, Purpose::pass, i / windows), g));
+        visit.window = static_cast<std::uint64_t>(first_window_[g]) + order(i % windows);
+        return visit;
     }
 
     // Rows lie anywhere in the genome, so each would begin with a wait for memory.
@@ -151,6 +195,9 @@ class Sampler {
 
     const Genome& genome_;
     WindowList windows_;
+    std::vector<Group> groups_;
+    std::vector<std::int64_t> rows_end_;      // of each group, in an epoch
+    std::vector<std::int64_t> first_window_;  // of each group
     std::int64_t context_;
     std::uint64_t seed_;
     bool both_strands_;

@@ -101,8 +101,20 @@ class Recipe:
     """Overlap of neighbouring windows."""
     max_unknown: float = 0.1
     """Windows with a larger share of bases other than A, C, G, T are dropped; not stated in the paper."""
+    contigs: tuple[str, ...] = ()
+    """Contigs to use, by name or glob ('chr[0-9]*'); '!*_alt' leaves out. By default all."""
+    keep_bed: str | None = None
+    """BED file of the regions to use; windows lie inside them. By default everything."""
+    drop_bed: str | None = None
+    """BED file of regions that no window may touch."""
+    max_masked: float = 1.0
+    """Windows with a larger share of soft-masked (lower-case) bases count as repeats; 1 keeps all alike."""
+    masked_weight: float = 0.0
+    """How often a repeat is drawn beside any other window: 0.5 is half as often, 0 drops repeats."""
+    genome_weights: tuple[float, ...] = ()
+    """One weight for each --genome: its share of the rows. By default they share them by length."""
     hold_out: tuple[str, ...] = ()
-    """Contigs kept for validation."""
+    """Contigs kept for validation, by name or glob."""
     hold_out_fraction: float = 0.01
     """Share of the windows kept for validation, in contiguous blocks, besides the contigs of --hold-out."""
     reverse_complement: bool = True
@@ -146,6 +158,9 @@ class Recipe:
             f"mask_rate {self.model.mask_rate} masks no position of a context of {self.context}; raise one of them",
         )
         _require(0 <= self.max_unknown <= 1, f"max_unknown must lie in [0, 1], got {self.max_unknown}")
+        _require(0 <= self.max_masked <= 1, f"max_masked must lie in [0, 1], got {self.max_masked}")
+        _require(0 <= self.masked_weight <= 1, f"masked_weight must lie in [0, 1], got {self.masked_weight}")
+        _require(all(w > 0 for w in self.genome_weights), f"genome_weights must be above 0, got {self.genome_weights}")
         _require(0 <= self.hold_out_fraction < 1, f"hold_out_fraction must lie in [0, 1), got {self.hold_out_fraction}")
         _require(
             bool(self.hold_out) or self.hold_out_fraction > 0,
@@ -166,7 +181,7 @@ class TrainConfig(Recipe):
     """A recipe, and where and how it is carried out. None of the fields below changes what is trained."""
 
     genome: tuple[Path, ...] = ()
-    """FASTA files, plain or gzip / bgzip. Without one a small demo genome is generated."""
+    """FASTA files, plain or gzip / bgzip, or folders of them. Without one a small demo genome is generated."""
     out: Path | None = None
     """Run directory; by default runs/ and a time stamp."""
     resume: str | None = None
@@ -200,6 +215,10 @@ class TrainConfig(Recipe):
         _require(
             self.micro_batch is None or self.batch_size % self.micro_batch == 0,
             f"batch_size must be a multiple of micro_batch, got {self.batch_size} and {self.micro_batch}",
+        )
+        _require(
+            not self.genome_weights or len(self.genome_weights) == max(1, len(self.genome)),
+            f"genome_weights must be one for each --genome, got {len(self.genome_weights)} for {len(self.genome)}",
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import platform
@@ -222,10 +223,31 @@ def _open_genome(config: TrainConfig, run: Path) -> Genome:
     return Genome(path)
 
 
+def _windows(config: TrainConfig, genome: Genome) -> tuple[Windows, Windows]:
+    """Windows to train on, and those held out."""
+    tiled = Windows.tile(
+        genome,
+        config.window_bp,
+        config.overlap_bp,
+        config.max_unknown,
+        contigs=config.contigs or None,
+        keep_bed=config.keep_bed,
+        drop_bed=config.drop_bed,
+        max_masked=config.max_masked,
+        masked_weight=config.masked_weight,
+    )
+    train, held = tiled.hold_out(config.hold_out, config.hold_out_fraction)
+    return train.weighted(config.genome_weights) if config.genome_weights else train, held
+
+
 def _describe(config: TrainConfig, precision: Precision, genome: Genome, command: str) -> dict[str, Any]:
     """What run.json holds: all that decides the result, and what it was made with."""
     recipe = {field.name: getattr(config, field.name) for field in dataclasses.fields(Recipe)}
     recipe["model"] = dataclasses.asdict(config.model)
+    # A region's file may change its content, and a path its meaning.
+    for bed in ("keep_bed", "drop_bed"):
+        if path := recipe[bed]:
+            recipe[bed] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     recipe["dtype"] = next(name for name, dtype in _DTYPES.items() if dtype == precision.dtype)
     return {
         "recipe": recipe,
@@ -335,8 +357,7 @@ def train(config: TrainConfig, command: str = "nucel.train") -> dict[str, Any]:
     micro_batch = config.micro_batch or config.batch_size
     with _removed_on_failure(run):
         genome = _open_genome(config, run)
-        tiled = Windows.tile(genome, config.window_bp, config.overlap_bp, config.max_unknown)
-        train_windows, held_windows = tiled.hold_out(config.hold_out, config.hold_out_fraction)
+        train_windows, held_windows = _windows(config, genome)
         sampler = WindowSampler(
             train_windows,
             context=config.context,

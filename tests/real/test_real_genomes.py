@@ -1,4 +1,4 @@
-"""Real genomes and other tools' own test files, where the data folder is present."""
+"""Windows and rows of real genomes, where the data folder is present."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyfaidx
 import pytest
 
 from nucel import vocab
-from nucel.genome import Genome, GenomeError, Windows, WindowSampler
+from nucel.genome import Genome, Windows, WindowSampler
 
 DATA = Path(os.environ.get("NUCEL_DATA", Path(__file__).parents[2] / "../shared/data"))
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data folder at {DATA} (set NUCEL_DATA)")
@@ -70,57 +70,6 @@ def test_windows_leave_out_the_gap_of_chr22(tmp_path):
     assert share.max() <= 0.1
     dropped = len(Windows.tile(genome, max_unknown=1)) - len(windows)
     assert 0.95 < dropped * 1124 / unknown[-1] < 1.05
-
-
-@pytest.mark.parametrize("folder", ["indexed", "seqkit_biopython", "derived", "twobit", "bgzip"])
-def test_files_that_other_tools_test_themselves_with(tmp_path, folder):
-    """Each opens with all its letters, or is refused with a reason; a foreign index beside it changes nothing."""
-    if not (DATA / "formats" / folder).is_dir():
-        pytest.skip(f"formats/{folder} is not in {DATA}")
-    refused = []
-    for source in sorted((DATA / "formats" / folder).iterdir()):
-        if not source.name.endswith((".fa", ".fasta", ".fna", ".ffn", ".nu", ".fa.gz")):
-            continue
-        path = copied(f"formats/{folder}/{source.name}", tmp_path)
-        index = source.with_name(source.name + ".fai")
-        if index.exists() and not source.name.endswith(".gz"):
-            shutil.copyfile(index, tmp_path / index.name)
-        raw = path.read_bytes()
-        records = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).split(b">")[1:]
-        texts = [b"".join(record.splitlines()[1:]) for record in records]
-        try:
-            genome = Genome(path)
-        except GenomeError:
-            refused.append(source.name)
-        else:
-            assert [genome.fetch(i).tolist() for i in range(len(genome.contigs))] == [
-                vocab.encode(text).tolist() for text in texts
-            ]
-    # A bare '>', a blank line inside a record, and (pyfaidx's limit) one after the last line of a CRLF file.
-    known = {"only_gt.fa", "only_gt_no_newline.fa", "phi-X174_blank_line_inside.fa", "centaurea.nu"}
-    assert set(refused) <= known
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("formats/protein/titin.fas", "looks like protein"),
-        ("formats/protein/NC_005816.faa", "looks like protein"),
-        ("formats/protein/flowers.pro.gz", "not a regular FASTA"),
-        ("formats/odd/empty_0_bytes.fx", "is empty"),
-        ("formats/odd/barrnap_empty.fa", "no bases"),
-        ("formats/odd/biopython_dups.fasta", "two records are named 'alpha'"),
-        ("formats/odd/pyfaidx_issue_144_no_defline.fasta", "is not FASTA"),
-        ("formats/odd/biopython_aster_pearson.pro", "is not FASTA"),
-        ("formats/odd/pyfaidx_long_line.fasta", "line 6"),
-        ("formats/derived/phi-X174_blank_line_inside.fa", "at line"),
-        ("formats/rna/hairpin.fa.xz", "is not FASTA"),
-        ("formats/rna/hairpin.fa.zst", "is not FASTA"),
-    ],
-)
-def test_files_that_are_refused(tmp_path, name, message):
-    with pytest.raises(GenomeError, match=message):
-        Genome(copied(name, tmp_path))
 
 
 def test_thousands_of_short_rna_records(tmp_path):

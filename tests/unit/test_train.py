@@ -18,10 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import nucel
 from nucel import checkpoint, demo
-from nucel.config import PRESETS, Recipe
+from nucel.config import PRESETS, ConfigError, Recipe, TrainConfig
 from nucel.electra import Electra
+from nucel.genome import Genome
 from nucel.metrics import Meter
-from nucel.train import Precision, _describe, learning_rate, main, make_optimizer, train_step
+from nucel.train import Precision, _describe, _windows, learning_rate, main, make_optimizer, train_step
 
 _SETTINGS = {
     "context": 64, "window-bp": 80, "overlap-bp": 16, "batch-size": 4, "micro-batch": 2, "steps": 10, "lr": 0.003,
@@ -273,7 +274,7 @@ def fasta(*records: tuple[str, str], width=60) -> bytes:
 
 
 BAD_GENOMES = {
-    "not FASTA": (b"chr1\t100\n" * 50, "is not FASTA"),
+    "not FASTA": (b"chr1\t100\n" * 50, "no FASTA record begins here"),
     "empty": (b"", "is empty"),
     "protein": (fasta(("p", "MKVLEFPQILHWYRDE" * 30)), "looks like protein"),
     "ragged": (b">chr1\n" + b"ACGT" * 15 + b"\n" + b"AC\n" + b"ACGT" * 15 + b"\n", "not a regular FASTA"),
@@ -419,3 +420,26 @@ def test_a_recipe_is_described_field_by_field():
     described = _describe(config, Precision(torch.device("cpu"), torch.float32), Opened, "x")["recipe"]
     assert described.keys() == Recipe.__dataclass_fields__.keys()
     assert described["dtype"] == "fp32"
+
+
+def test_options_choose_the_windows(tmp_path):
+    """Contigs, regions, repeats and weights of the recipe reach the windows, and what is held out is not weighted."""
+    texts = {"a": [("c1", "ACGTTGCAAC" * 200), ("c2", "acgttgcaac" * 200)], "b": [("d1", "ACGTTGCAAC" * 100)]}
+    for name, records in texts.items():
+        (tmp_path / f"{name}.fa").write_bytes(fasta(*records))
+    (tmp_path / "drop.bed").write_text("c1\t0\t1000\n")
+    config = TrainConfig(
+        genome=(tmp_path / "a.fa", tmp_path / "b.fa"), context=51, window_bp=50, overlap_bp=0, hold_out=("d?",),
+        hold_out_fraction=0.1, contigs=("c*", "d*"), drop_bed=str(tmp_path / "drop.bed"), max_masked=0.5,
+        masked_weight=0.5, genome_weights=(2, 1),
+    )  # fmt: skip
+    genome = Genome(config.genome)
+    train, held = _windows(config, genome)
+    assert set(train.contig.tolist()) == {0, 1} and 2 in held.contig
+    assert train.start_bp[train.contig == 0].min() >= 1000
+    ratio = train.weight[train.contig == 1][0] / train.weight[train.contig == 0][0]
+    assert ratio == 0.5 and set(held.weight.tolist()) <= {0.5, 1.0}
+    with pytest.raises(ConfigError, match="one for each --genome, got 1 for 2"):
+        replace(config, genome_weights=(1,))
+    with pytest.raises(ConfigError, match="max_masked must lie"):
+        replace(config, max_masked=1.5)

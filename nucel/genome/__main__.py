@@ -1,0 +1,140 @@
+"""What the sampler sees in FASTA files, as a table: ``python -m nucel.genome FILE... [--window-bp 1224] ...``.
+
+GC is a share of the known bases, unknown what becomes [UNK] (N and the other IUPAC codes), masked the lower-case bases,
+and rows the share of the rows of an epoch.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from . import Genome, GenomeError, Windows, WindowSampler
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the sampler sees in FASTA files: contigs, bases, windows, and how long an epoch takes."""
+
+    genome: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """FASTA files, plain or gzip / bgzip, or folders of them."""
+    context: int = 1024
+    """Tokens of a training window: [CLS] and context - 1 bases."""
+    window_bp: int = 1224
+    """Length of the windows."""
+    overlap_bp: int = 100
+    """Overlap of neighbouring windows."""
+    max_unknown: float = 0.1
+    """Windows with a larger share of bases other than A, C, G, T are dropped."""
+    contigs: tuple[str, ...] = ()
+    """Contigs to use, by name or glob; '!*_alt' leaves out. By default all."""
+    keep_bed: str | None = None
+    """BED file of the regions to use."""
+    drop_bed: str | None = None
+    """BED file of regions to leave out."""
+    max_masked: float = 1.0
+    """Windows with a larger share of soft-masked bases count as repeats."""
+    masked_weight: float = 0.0
+    """How often a repeat is drawn beside any other window; 0 drops repeats."""
+    genome_weights: tuple[float, ...] = ()
+    """One weight for each file or folder given. By default they share the rows by length."""
+    batch_size: int = 192
+    """Windows per optimizer step."""
+    tokens_per_second: float = 300_000.0
+    """Speed of training, for the time of an epoch. The default is what public trainers reach on an A100 or H100."""
+    by_contig: bool = False
+    """A row for each contig instead of each file."""
+
+
+def survey(options: Survey) -> Table:
+    """The table; its last row is the sum of the others."""
+    started = time.perf_counter()
+    genome = Genome(options.genome)
+    seconds = time.perf_counter() - started
+    windows = Windows.tile(
+        genome, options.window_bp, options.overlap_bp, options.max_unknown, options.contigs or None,
+        options.keep_bed, options.drop_bed, options.max_masked, options.masked_weight,
+    )  # fmt: skip
+    if options.genome_weights:
+        windows = windows.weighted(options.genome_weights)
+    sampler = WindowSampler(windows, options.context, options.batch_size)
+    of = np.arange(len(genome.contigs)) if options.by_contig else genome.file
+    names = list(genome.contigs) if options.by_contig else [file.name for file in genome.files]
+    n = len(names)
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(of, values, n)
+
+    weight = np.ones(len(windows)) if windows.weight is None else windows.weight
+    columns = [
+        np.bincount(of, minlength=n),
+        total(genome.lengths),
+        total(genome.gc_bp),
+        total(genome.unknown_bp),
+        total(genome.masked_bp),
+        np.bincount(of[windows.contig], minlength=n),
+        np.bincount(of[windows.contig], weight, n) / weight.sum(),
+    ]
+    rows = round(sampler.steps_per_epoch * options.batch_size)
+    tokens = rows * options.context
+    table = Table(
+        caption=f"An epoch is {rows:,} rows of {options.context} tokens, {tokens / 1e6:,.1f} M: "
+        f"{sampler.steps_per_epoch:,.1f} steps of {options.batch_size}, "
+        f"{_duration(tokens / options.tokens_per_second)} at {options.tokens_per_second:,.0f} tokens/s. "
+        f"Opened in {seconds:.2f} s.",
+        caption_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("contig" if options.by_contig else "file", overflow="fold")
+    for heading in ("contigs", "bases", "GC %", "unknown %", "masked %", "windows", "rows %"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for i, name in enumerate([*names, "all"]):
+        row = [column.sum() if i == n else column[i] for column in columns]
+        if i == n:
+            if n == 1:
+                break
+            table.add_section()
+        contigs, bases, gc, unknown, masked, count, share = row
+        table.add_row(
+            name, f"{int(contigs):,}", f"{int(bases):,}", _share(gc, bases - unknown), _share(unknown, bases),
+            _share(masked, bases), f"{int(count):,}", _share(share, 1),
+        )  # fmt: skip
+    return table
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.2f}" if whole else "-"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = tyro.cli(Survey, prog="python -m nucel.genome", args=arguments)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    try:
+        if not options.genome:
+            raise GenomeError("give at least one FASTA file")
+        console.print(survey(options))
+    except (ValueError, OSError) as error:
+        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
