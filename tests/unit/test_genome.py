@@ -826,6 +826,26 @@ def test_a_process_that_makes_the_copy_again_does_not_disturb_one_that_uses_it(t
     assert bases(genome, "one") == SEQUENCE
 
 
+def test_processes_that_start_at_once_all_read_right(tmp_path):
+    """Each makes the copy, and puts it in the place of the others' while those read on."""
+    sequence = random_bases(2_000_000)
+    path = write(tmp_path / "a.fa.gz", gzip.compress(f">one\n{wrap(sequence)}".encode(), 1))
+    expected = vocab.encode(sequence)
+    children = []
+    for _ in range(4):
+        children.append(os.fork())
+        if children[-1] == 0:
+            # Whatever goes wrong in the child must not run the rest of the tests a second time.
+            right = False
+            try:
+                genome = Genome(path)
+                right = all((genome.fetch(0) == expected).all() for _ in range(20))
+            finally:
+                os._exit(0 if right else 1)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    assert sorted(os.listdir(tmp_path)) == ["a.fa.gz", "a.fa.gz.nucel.fa"]
+
+
 # The table on the command line.
 
 
