@@ -10,17 +10,14 @@ before it is timed, and is not timed if it is wrong.
 
 from __future__ import annotations
 
-import argparse
 import inspect
-import json
-import math
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from gpu_table import main, peak_mib
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -236,16 +233,6 @@ def milliseconds(call: Callable[[], Any]) -> float:
     return do_bench(call, warmup=20, rep=60, return_mode="median")
 
 
-def peak_mib(call: Callable[[], Any]) -> float:
-    """What one call allocates beyond what was there."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    call()
-    torch.cuda.synchronize()
-    return (torch.cuda.max_memory_allocated() - before) / 2**20
-
-
 def measure(name: str, case: Case) -> dict[str, Any]:
     """Milliseconds and MiB of one contender, or the reason why there are none."""
     make = CONTENDERS[name]
@@ -336,24 +323,6 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for attention.json and attention.md")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="start no new measurement after so long")
-    options = parser.parse_args()
-    if not torch.cuda.is_available():
-        parser.error("the full table needs a GPU; on a CPU run: pytest benchmarks/bench_attention.py --benchmark-only")
-    options.out.mkdir(parents=True, exist_ok=True)
-
-    def save(result: dict[str, Any]) -> None:
-        (options.out / "attention.json").write_text(json.dumps(result, indent=1))
-        (options.out / "attention.md").write_text(markdown(result) + "\n")
-
-    result = table(options.seconds, save)
-    save(result)
-    print(markdown(result))
-
-
 # ---- a small part, on a CPU ------------------------------------------------------------------------------------------
 
 
@@ -370,4 +339,4 @@ def test_attention_on_a_cpu(benchmark, contender, radius):
 
 
 if __name__ == "__main__":
-    main()
+    main("attention", __doc__.splitlines()[0], table, markdown)

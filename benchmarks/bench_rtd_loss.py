@@ -10,16 +10,13 @@ timed, and is not timed if it is wrong.
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from gpu_table import main, peak_mib
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -127,16 +124,6 @@ def saved_mib(loss_of: Callable[..., Tensor], case: Case) -> float:
 # ---- the table, on a GPU ---------------------------------------------------------------------------------------------
 
 
-def peak_mib(call: Callable[[], Any]) -> float:
-    """What one call allocates beyond what was there."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    call()
-    torch.cuda.synchronize()
-    return (torch.cuda.max_memory_allocated() - before) / 2**20
-
-
 def measure(name: str, case: Case) -> dict[str, Any]:
     """Milliseconds, GB/s and MiB of one contender, or the reason why there are none."""
     from triton.testing import do_bench
@@ -208,24 +195,6 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for rtd_loss.json and rtd_loss.md")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="start no new measurement after so long")
-    options = parser.parse_args()
-    if not torch.cuda.is_available():
-        parser.error("the full table needs a GPU; on a CPU run: pytest benchmarks/bench_rtd_loss.py --benchmark-only")
-    options.out.mkdir(parents=True, exist_ok=True)
-
-    def save(result: dict[str, Any]) -> None:
-        (options.out / "rtd_loss.json").write_text(json.dumps(result, indent=1))
-        (options.out / "rtd_loss.md").write_text(markdown(result) + "\n")
-
-    result = table(options.seconds, save)
-    save(result)
-    print(markdown(result))
-
-
 # ---- a small part, on a CPU ------------------------------------------------------------------------------------------
 
 
@@ -243,4 +212,4 @@ def test_rtd_loss_on_a_cpu(benchmark, contender):
 
 
 if __name__ == "__main__":
-    main()
+    main("rtd_loss", __doc__.splitlines()[0], table, markdown)

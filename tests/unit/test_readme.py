@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
+from readme_results import BEGIN, END, with_results
 
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-sys.path.append(str(REPOSITORY / "benchmarks"))
-
-from readme_results import BEGIN, END, with_results  # noqa: E402
 
 
 def test_continuous_integration_runs_the_readme_s_test_command():
