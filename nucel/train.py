@@ -316,7 +316,7 @@ def _banner(
 def _progress(total: int, done: int) -> Iterator[Any]:
     """A bar that is called with the step and a line of figures."""
     columns = (
-        BarColumn(),
+        BarColumn(bar_width=10),
         MofNCompleteColumn(),
         TextColumn("{task.fields[figures]}"),
         TimeRemainingColumn(),
@@ -423,8 +423,8 @@ def train(config: TrainConfig, command: str = "nucel.train") -> dict[str, Any]:
                 checkpoint.append_metrics(run, {**line, "tokens_per_s": rate})
                 show(
                     done,
-                    f"generator {figures['generator_loss']:.3f}  RTD {figures['rtd_loss']:.4f}  "
-                    f"AUROC {figures['rtd_auroc']:.3f}  {rate:,.0f} tokens/s",
+                    f"generator {figures['generator_loss']:.3f} RTD {figures['rtd_loss']:.4f} "
+                    f"AUROC {figures['rtd_auroc']:.3f} {rate:,.0f} tokens/s",
                 )
             if done % config.validate_every == 0 or done == last:
                 found = report_validation(done)
