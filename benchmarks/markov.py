@@ -2,8 +2,8 @@
 
     python benchmarks/markov.py RUN [--genome FILE...]
 
-Fits chains of several orders to the run's training windows (both strands where the run reads both, add-one counts) and
-prints their cross-entropy per base, in nats, on its held-out windows.
+Fits chains of several orders to the run's training windows (all alike, both strands where the run reads both, add-one
+counts) and prints their cross-entropy per base, in nats, on its held-out windows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,17 @@ def windows_of(run: Path, files: list[str]) -> tuple[Windows, Windows, bool]:
     genome = Genome(files or description["genome"]["files"])
     if genome.fingerprint != description["genome"]["fingerprint"]:
         raise SystemExit(f"error: {genome} is not the genome that {run} was trained on")
-    tiled = Windows.tile(genome, recipe["window_bp"], recipe["overlap_bp"], recipe["max_unknown"])
+    if recipe["keep_bed"] or recipe["drop_bed"]:
+        raise SystemExit(f"error: {run} chose its windows by BED files, whose regions run.json does not hold")
+    tiled = Windows.tile(
+        genome,
+        recipe["window_bp"],
+        recipe["overlap_bp"],
+        recipe["max_unknown"],
+        contigs=recipe["contigs"] or None,
+        max_masked=recipe["max_masked"],
+        masked_weight=recipe["masked_weight"],
+    )
     return *tiled.hold_out(recipe["hold_out"], recipe["hold_out_fraction"]), recipe["reverse_complement"]
 
 
