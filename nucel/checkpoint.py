@@ -67,10 +67,6 @@ def _checkpoints(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-????????"))
 
 
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step-"))
-
-
 def save(
     run: Path, step: int, electra: Electra, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, keep: int
 ) -> Path:
@@ -89,8 +85,6 @@ def save(
         with open(temporary / "trainer.pt", "wb") as file:
             torch.save(state, file)
         _flush(temporary)
-        if target.exists():
-            shutil.rmtree(target)
         temporary.rename(target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

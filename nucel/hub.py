@@ -44,7 +44,7 @@ def _config_json(network: Generator | Discriminator) -> dict:
             "label2id": {"original": 0},
         },
     }
-    tied = isinstance(network, Generator) and network.decoder.weight is network.model.embeddings.tok_embeddings.weight
+    tied = isinstance(network, Generator) and network.tied
     return {
         **heads[type(network)],
         "model_type": "modernbert",
@@ -257,8 +257,9 @@ def _load_exactly(network: Encoder | Generator | Discriminator, state: dict[str,
 def load_into(network: Generator | Discriminator, directory: Path) -> None:
     """Load what `save` (or transformers, from the same classes) wrote into a network of the same sizes."""
     state = _read_weights(directory)
-    if isinstance(network, Generator) and network.decoder.weight is network.model.embeddings.tok_embeddings.weight:
-        state.setdefault("decoder.weight", state.get("model." + _EMBEDDING))
+    embedding = "model." + _EMBEDDING
+    if embedding in state and isinstance(network, Generator) and network.tied:
+        state.setdefault("decoder.weight", state[embedding])
     _load_exactly(network, state, directory / "model.safetensors")
 
 

@@ -135,6 +135,11 @@ class Generator(nn.Module):
         if tie_embeddings:
             self.decoder.weight = self.model.embeddings.tok_embeddings.weight
 
+    @property
+    def tied(self) -> bool:
+        """Whether the decoder shares the embedding matrix."""
+        return self.decoder.weight is self.model.embeddings.tok_embeddings.weight
+
     def forward(self, tokens: Tensor, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Logits (B, M, V) at positions (B, M) of tokens (B, T)."""
         hidden = self.model(tokens, lengths)

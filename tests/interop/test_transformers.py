@@ -223,3 +223,13 @@ def test_damaged_directories_are_refused(pair, tmp_path):
     (tmp_path / "model" / "config.json").write_text("{")
     with pytest.raises(HubError, match=r"config\.json"):
         nucel.load(tmp_path / "model")
+
+
+def test_a_generator_without_its_embedding_is_refused(pair, tmp_path):
+    hub.save(pair.generator, tmp_path / "generator")
+    weights = tmp_path / "generator" / "model.safetensors"
+    state = load_file(weights)
+    del state["model.embeddings.tok_embeddings.weight"]
+    save_file(state, weights)
+    with pytest.raises(HubError, match=r"lacks decoder\.weight; lacks model\.embeddings\.tok_embeddings\.weight"):
+        hub.load_into(Generator(MODEL.generator), tmp_path / "generator")

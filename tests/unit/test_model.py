@@ -114,8 +114,8 @@ def test_generator_gives_logits_at_the_asked_positions_only():
 
 def test_tied_decoder_shares_the_embedding():
     tied, untied = Generator(TINY), Generator(TINY, tie_embeddings=False)
-    assert tied.decoder.weight is tied.model.embeddings.tok_embeddings.weight
-    assert untied.decoder.weight is not untied.model.embeddings.tok_embeddings.weight
+    assert tied.tied and tied.decoder.weight is tied.model.embeddings.tok_embeddings.weight
+    assert not untied.tied and untied.decoder.weight is not untied.model.embeddings.tok_embeddings.weight
 
 
 def test_discriminator_compiles_as_one_graph():
