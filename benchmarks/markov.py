@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
+from nucel.config import WindowOptions
 from nucel.genome import Genome, Windows
 from nucel.vocab import BASES, reverse_complement
 
@@ -27,16 +29,10 @@ def windows_of(run: Path, files: list[str]) -> tuple[Windows, Windows, bool]:
         raise SystemExit(f"error: {genome} is not the genome that {run} was trained on")
     if recipe["keep_bed"] or recipe["drop_bed"]:
         raise SystemExit(f"error: {run} chose its windows by BED files, whose regions run.json does not hold")
-    tiled = Windows.tile(
-        genome,
-        recipe["window_bp"],
-        recipe["overlap_bp"],
-        recipe["max_unknown"],
-        contigs=recipe["contigs"] or None,
-        max_masked=recipe["max_masked"],
-        masked_weight=recipe["masked_weight"],
-    )
-    return *tiled.hold_out(recipe["hold_out"], recipe["hold_out_fraction"]), recipe["reverse_complement"]
+    options = WindowOptions(**{field.name: recipe[field.name] for field in fields(WindowOptions)})
+    return *Windows.choose(genome, options).hold_out(recipe["hold_out"], recipe["hold_out_fraction"]), recipe[
+        "reverse_complement"
+    ]
 
 
 def bases_of(windows: Windows) -> np.ndarray:

@@ -88,10 +88,8 @@ class ElectraConfig:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """All that decides the result of a run besides the genome. The defaults are the paper's, where it states them."""
-
-    model: ElectraConfig = field(default_factory=ElectraConfig)
+class WindowOptions:
+    """Which windows of a genome there are, and how often each is drawn; `Windows.choose` carries it out."""
 
     context: int = 1024
     """Tokens of a training window: [CLS] and context - 1 bases."""
@@ -113,6 +111,14 @@ class Recipe:
     """How often a repeat is drawn beside any other window: 0.5 is half as often, 0 drops repeats."""
     genome_weights: tuple[float, ...] = ()
     """One weight for each --genome: its share of the rows. By default they share them by length."""
+
+
+@dataclass(frozen=True)
+class Recipe(WindowOptions):
+    """All that decides the result of a run besides the genome. The defaults are the paper's, where it states them."""
+
+    model: ElectraConfig = field(default_factory=ElectraConfig)
+
     hold_out: tuple[str, ...] = ()
     """Contigs kept for validation, by name or glob."""
     hold_out_fraction: float = 0.01

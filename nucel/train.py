@@ -225,18 +225,7 @@ def _open_genome(config: TrainConfig, run: Path) -> Genome:
 
 def _windows(config: TrainConfig, genome: Genome) -> tuple[Windows, Windows]:
     """Windows to train on, and those held out."""
-    tiled = Windows.tile(
-        genome,
-        config.window_bp,
-        config.overlap_bp,
-        config.max_unknown,
-        contigs=config.contigs or None,
-        keep_bed=config.keep_bed,
-        drop_bed=config.drop_bed,
-        max_masked=config.max_masked,
-        masked_weight=config.masked_weight,
-    )
-    train, held = tiled.hold_out(config.hold_out, config.hold_out_fraction)
+    train, held = Windows.choose(genome, config).hold_out(config.hold_out, config.hold_out_fraction)
     return train.weighted(config.genome_weights) if config.genome_weights else train, held
 
 

@@ -24,6 +24,7 @@ import _nucel
 import numpy as np
 
 from .. import vocab
+from ..config import WindowOptions
 from .unpack import (
     COPY_SUFFIX,
     GenomeError,
@@ -408,6 +409,21 @@ class Windows:
             )
         return cls(genome, window_bp, contig[~repeat], start_bp[~repeat])
 
+    @classmethod
+    def choose(cls, genome: Genome, options: WindowOptions) -> Windows:
+        """The windows that a run's options ask for, by `tile`; how genomes share the rows is left to `weighted`."""
+        return cls.tile(
+            genome,
+            options.window_bp,
+            options.overlap_bp,
+            options.max_unknown,
+            options.contigs or None,
+            options.keep_bed,
+            options.drop_bed,
+            options.max_masked,
+            options.masked_weight,
+        )
+
     def weighted(self, genome_weights: Sequence[float]) -> Windows:
         """The same windows, drawn so that rows fall on the genomes, one for each of ``genome.paths``, by these weights.
 
@@ -432,8 +448,7 @@ class Windows:
 
         Held out are all windows of the contigs given by name or glob, and of the other windows a ``fraction``, at least
         one window, in blocks of up to 64 neighbours that ``seed`` chooses. What overlaps a held-out window is in
-        neither part. With
-        nothing to hold out, the second part is empty.
+        neither part. With nothing to hold out, the second part is empty.
 
         Raises:
             ValueError: a bad argument.

@@ -18,35 +18,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ..config import WindowOptions
 from . import Genome, GenomeError, Windows, WindowSampler
 
 
-@dataclass(frozen=True)
-class Survey:
+@dataclass(frozen=True, kw_only=True)
+class Survey(WindowOptions):
     """What the sampler sees in FASTA files: contigs, bases, windows, and how long an epoch takes."""
 
     genome: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """FASTA files, plain or gzip / bgzip, or folders of them."""
-    context: int = 1024
-    """Tokens of a training window: [CLS] and context - 1 bases."""
-    window_bp: int = 1224
-    """Length of the windows."""
-    overlap_bp: int = 100
-    """Overlap of neighbouring windows."""
-    max_unknown: float = 0.1
-    """Windows with a larger share of bases other than A, C, G, T are dropped."""
-    contigs: tuple[str, ...] = ()
-    """Contigs to use, by name or glob; '!*_alt' leaves out. By default all."""
-    keep_bed: str | None = None
-    """BED file of the regions to use."""
-    drop_bed: str | None = None
-    """BED file of regions to leave out."""
-    max_masked: float = 1.0
-    """Windows with a larger share of soft-masked bases count as repeats."""
-    masked_weight: float = 0.0
-    """How often a repeat is drawn beside any other window; 0 drops repeats."""
-    genome_weights: tuple[float, ...] = ()
-    """One weight for each file or folder given. By default they share the rows by length."""
     batch_size: int = 192
     """Windows per optimizer step."""
     tokens_per_second: float = 300_000.0
@@ -60,10 +41,7 @@ def survey(options: Survey) -> Table:
     started = time.perf_counter()
     genome = Genome(options.genome)
     seconds = time.perf_counter() - started
-    windows = Windows.tile(
-        genome, options.window_bp, options.overlap_bp, options.max_unknown, options.contigs or None,
-        options.keep_bed, options.drop_bed, options.max_masked, options.masked_weight,
-    )  # fmt: skip
+    windows = Windows.choose(genome, options)
     if options.genome_weights:
         windows = windows.weighted(options.genome_weights)
     sampler = WindowSampler(windows, options.context, options.batch_size)
