@@ -7,9 +7,7 @@ import dataclasses
 import hashlib
 import json
 import math
-import platform
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -169,8 +167,8 @@ def choose_precision(config: TrainConfig) -> Precision:
     return Precision(device, _DTYPES[dtype])
 
 
-def _choose_directory(config: TrainConfig) -> tuple[Path, bool]:
-    """The run directory, and whether a run in it is continued.
+def _choose_directory(config: TrainConfig) -> Path:
+    """The run directory; a run that has a checkpoint in it is to be continued.
 
     Raises:
         ConfigError, CheckpointError: the directory does not fit what was asked for.
@@ -178,38 +176,30 @@ def _choose_directory(config: TrainConfig) -> tuple[Path, bool]:
     if config.resume is None:
         run = config.out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
         _require_unused(run, "continue the run in it with --resume auto, or choose another directory")
-        return run, False
+        return run
     if config.resume == "auto":
         if config.out is None:
             raise ConfigError("--resume auto needs --out, the run directory to continue or to start")
         if not checkpoint.describes_run(config.out):
             _require_unused(config.out, "it holds no run; choose another directory")
-        return config.out, checkpoint.has_checkpoint(config.out)
+        return config.out
     run = Path(config.resume)
     if config.out is not None and config.out.resolve() != run.resolve():
         raise ConfigError(f"--resume {run} continues in that directory; leave out --out {config.out}")
     if not checkpoint.describes_run(run) or not checkpoint.has_checkpoint(run):
         raise CheckpointError(f"--resume {run}: there is no run with a checkpoint in that directory")
-    return run, True
+    return run
 
 
 def _require_unused(run: Path, advice: str) -> None:
     if run.exists() and not run.is_dir():
         raise CheckpointError(f"{run} is a file; give a directory")
-    if run.exists() and any(run.iterdir()):
+    if not checkpoint.is_unused(run):
         raise CheckpointError(f"{run} is not empty; {advice}")
 
 
-@contextlib.contextmanager
-def _removed_on_failure(run: Path) -> Iterator[None]:
-    """Leave no directory behind when a run cannot even begin."""
-    existed = run.exists()
-    try:
-        yield
-    except BaseException:
-        if not existed:
-            shutil.rmtree(run, ignore_errors=True)
-        raise
+def _announce(message: str) -> None:
+    console.print(f"note: {message}", style="yellow", soft_wrap=True, markup=False)
 
 
 def _open_genome(config: TrainConfig, run: Path) -> Genome:
@@ -218,7 +208,6 @@ def _open_genome(config: TrainConfig, run: Path) -> Genome:
     path = run / "demo.fa"
     if not path.exists():
         console.print(f"No --genome given: generating a demo genome, {path}")
-        run.mkdir(parents=True, exist_ok=True)
         demo.write_demo_genome(path)
     return Genome(path)
 
@@ -229,7 +218,9 @@ def _windows(config: TrainConfig, genome: Genome) -> tuple[Windows, Windows]:
     return train.weighted(config.genome_weights) if config.genome_weights else train, held
 
 
-def _describe(config: TrainConfig, precision: Precision, genome: Genome, command: str) -> dict[str, Any]:
+def _describe(
+    config: TrainConfig, precision: Precision, genome: Genome, train: Windows, held: Windows, command: str
+) -> dict[str, Any]:
     """What run.json holds: all that decides the result, and what it was made with."""
     recipe = {field.name: getattr(config, field.name) for field in dataclasses.fields(Recipe)}
     recipe["model"] = dataclasses.asdict(config.model)
@@ -240,21 +231,16 @@ def _describe(config: TrainConfig, precision: Precision, genome: Genome, command
     recipe["dtype"] = next(name for name, dtype in _DTYPES.items() if dtype == precision.dtype)
     return {
         "recipe": recipe,
-        "genome": {"files": [str(path) for path in genome.paths], "fingerprint": genome.fingerprint},
+        "genome": {
+            "files": [str(path) for path in genome.paths],
+            "fingerprint": genome.fingerprint,
+            "contigs": len(genome.contigs),
+            "length_bp": int(genome.lengths.sum()),
+        },
+        "windows": {"train": len(train), "held_out": len(held)},
         "command": command,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "versions": checkpoint.versions(precision.device),
     }
-
-
-def _require_space(run: Path, electra: Electra) -> None:
-    """Refuse to start what could not be saved: weights and two moments, fp32, twice while one replaces another."""
-    needed = 2 * 3 * 4 * sum(p.numel() for p in electra.parameters())
-    free = shutil.disk_usage(run).free
-    if free < needed:
-        raise CheckpointError(
-            f"{run} has {free / 2**20:.0f} MiB free, and its checkpoints need {needed / 2**20:.0f} MiB; "
-            "free some space or choose another --out"
-        )
 
 
 def _banner(
@@ -341,41 +327,47 @@ def train(config: TrainConfig, command: str = "nucel.train") -> dict[str, Any]:
         ConfigError, GenomeError, CheckpointError, OSError: bad input; nothing half-written is left.
     """
     precision = choose_precision(config)
+    run = _choose_directory(config)
+    with checkpoint.locked(run, _announce):
+        return _train(config, command, precision, run)
+
+
+def _train(config: TrainConfig, command: str, precision: Precision, run: Path) -> dict[str, Any]:
     device = precision.device
-    run, resumed = _choose_directory(config)
     micro_batch = config.micro_batch or config.batch_size
-    with _removed_on_failure(run):
-        genome = _open_genome(config, run)
-        train_windows, held_windows = _windows(config, genome)
-        sampler = WindowSampler(
-            train_windows,
-            context=config.context,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            reverse_complement=config.reverse_complement,
-            threads=config.threads,
-        )
-        validation_windows = min(config.validation_windows, len(held_windows))
-        validation_sampler = WindowSampler(
-            held_windows,
-            context=config.context,
-            batch_size=min(micro_batch, validation_windows),
-            seed=_VALIDATION_SEED,
-            reverse_complement=False,
-            threads=config.threads,
-        )
-        electra = Electra(config.model).initialize(config.seed).to(device)
-        optimizer = make_optimizer(electra, config)
-        scaler = precision.gradient_scaler()
-        description = _describe(config, precision, genome, command)
-        run.mkdir(parents=True, exist_ok=True)
-        _require_space(run, electra)
-        if checkpoint.describes_run(run):
-            checkpoint.require_same_run(run, description)
-        else:
-            checkpoint.write_description(run, description)
-    first = checkpoint.restore(run, electra, optimizer, scaler, device) if resumed else 0
-    checkpoint.forget_metrics_after(run, first)
+    genome = _open_genome(config, run)
+    train_windows, held_windows = _windows(config, genome)
+    sampler = WindowSampler(
+        train_windows,
+        context=config.context,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        reverse_complement=config.reverse_complement,
+        threads=config.threads,
+    )
+    validation_windows = min(config.validation_windows, len(held_windows))
+    validation_sampler = WindowSampler(
+        held_windows,
+        context=config.context,
+        batch_size=min(micro_batch, validation_windows),
+        seed=_VALIDATION_SEED,
+        reverse_complement=False,
+        threads=config.threads,
+    )
+    electra = Electra(config.model).initialize(config.seed).to(device)
+    optimizer = make_optimizer(electra, config)
+    scaler = precision.gradient_scaler()
+    description = _describe(config, precision, genome, train_windows, held_windows, command)
+    checkpoint.require_space(run, electra, config.keep)
+    if checkpoint.describes_run(run):
+        checkpoint.require_same_run(run, description)
+    else:
+        checkpoint.write_description(run, description)
+    resumed = checkpoint.has_checkpoint(run)
+    first, warnings = checkpoint.restore(run, electra, optimizer, scaler, device) if resumed else (0, ())
+    for warning in warnings:
+        _announce(warning)
+    checkpoint.rewind(run, first)
 
     _banner(config, electra, genome, train_windows, held_windows, precision, run)
     if resumed:
@@ -423,7 +415,6 @@ def train(config: TrainConfig, command: str = "nucel.train") -> dict[str, Any]:
         found = validate(electra, validation_sampler, validation_windows, precision)
 
     low, high = bootstrap_auroc(-found.rtd_logits, found.replaced)
-    _plot(run)
     summary = {
         "step": max(first, last),
         "tokens": max(first, last) * tokens_per_step,
@@ -435,6 +426,7 @@ def train(config: TrainConfig, command: str = "nucel.train") -> dict[str, Any]:
         "device": str(device),
         "out": str(run),
     }
+    _plot(run)
     return checkpoint.finite(summary)
 
 

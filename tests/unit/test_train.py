@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -373,7 +374,7 @@ def test_a_read_only_directory_is_refused(run, tmp_path):
 
 def test_too_small_a_disk_is_refused_before_training(run, tmp_path, capsys, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("nucel.train.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("nucel.checkpoint.shutil.disk_usage", lambda path: usage)
     assert run()[0] == 2
     assert not (tmp_path / "run").exists()
 
@@ -407,17 +408,17 @@ def test_a_damaged_checkpoint_is_named(run, tmp_path, capsys):
     words = [*TINY, "--out", str(tmp_path / "run"), "--resume", "auto"]
     genome = json.loads((tmp_path / "run" / "run.json").read_text())["genome"]["files"][0]
     assert main([*words, "--genome", genome]) == 2
-    assert "trainer.pt is damaged" in capsys.readouterr().err
+    assert "trainer.pt is not what was written" in capsys.readouterr().err
 
 
 def test_a_recipe_is_described_field_by_field():
     """Whatever decides the result is compared on resume: no field of Recipe may be left out of run.json."""
 
     class Opened:
-        paths, fingerprint = (Path("a.fa"),), "0"
+        paths, fingerprint, contigs, lengths = (Path("a.fa"),), "0", ("a",), np.array([9])
 
     config = replace(PRESETS["debug"](), dtype="auto")
-    described = _describe(config, Precision(torch.device("cpu"), torch.float32), Opened, "x")["recipe"]
+    described = _describe(config, Precision(torch.device("cpu"), torch.float32), Opened, (), (), "x")["recipe"]
     assert described.keys() == Recipe.__dataclass_fields__.keys()
     assert described["dtype"] == "fp32"
 
