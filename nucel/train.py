@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from . import checkpoint, demo, kernels
+from . import card, checkpoint, demo, kernels
 from .checkpoint import CheckpointError
 from .config import PRESETS, ConfigError, Recipe, TrainConfig
 from .electra import Electra
@@ -411,6 +411,7 @@ def _train(config: TrainConfig, command: str, precision: Precision, run: Path) -
                 found = report_validation(done)
             if done % config.save_every == 0 or done == last:
                 checkpoint.save(run, done, electra, optimizer, scaler, config.keep)
+                card.write(run)
     if found is None:  # a finished run was resumed: nothing is new but the summary
         found = validate(electra, validation_sampler, validation_windows, precision)
 
@@ -426,6 +427,8 @@ def _train(config: TrainConfig, command: str, precision: Precision, run: Path) -
         "device": str(device),
         "out": str(run),
     }
+    checkpoint.write_summary(run, summary)
+    card.write(run)
     _plot(run)
     return checkpoint.finite(summary)
 
