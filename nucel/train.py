@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from . import card, checkpoint, demo, kernels
+from . import card, checkpoint, demo, kernels, track
 from .checkpoint import CheckpointError
 from .config import PRESETS, ConfigError, Recipe, TrainConfig
 from .electra import Electra
@@ -327,6 +327,7 @@ def train(config: TrainConfig, command: str = "nucel.train") -> dict[str, Any]:
         ConfigError, GenomeError, CheckpointError, OSError: bad input; nothing half-written is left.
     """
     precision = choose_precision(config)
+    track.require(config.track)
     run = _choose_directory(config)
     with checkpoint.locked(run, _announce):
         return _train(config, command, precision, run)
@@ -379,7 +380,7 @@ def _train(config: TrainConfig, command: str, precision: Precision, run: Path) -
 
     def report_validation(step: int) -> Validation:
         found = validate(electra, validation_sampler, validation_windows, precision)
-        checkpoint.append_metrics(run, {"step": step, "split": "validation", **found.figures})
+        record({"step": step, "split": "validation", **found.figures})
         f = found.figures
         console.print(
             f"step {step}: held-out generator loss {f['generator_loss']:.4f}, "
@@ -389,7 +390,7 @@ def _train(config: TrainConfig, command: str, precision: Precision, run: Path) -
         return found
 
     found = None
-    with _progress(last, first) as show:
+    with _progress(last, first) as show, track.recording(run, first, config.track) as record:
         for step in range(first, last):
             with watch.running():
                 tokens = _upload(sampler.batch(step).tokens, device)
@@ -401,7 +402,7 @@ def _train(config: TrainConfig, command: str, precision: Precision, run: Path) -
                 rate = (done - logged) * tokens_per_step / (watch.seconds - seconds_logged)
                 logged, seconds_logged = done, watch.seconds
                 line = {"step": done, "split": "train", **figures, "lr": learning_rate(config, step)}
-                checkpoint.append_metrics(run, {**line, "tokens_per_s": rate})
+                record({**line, "tokens_per_s": rate})
                 show(
                     done,
                     f"generator {figures['generator_loss']:.3f} RTD {figures['rtd_loss']:.4f} "

@@ -11,7 +11,7 @@ LEVEL = {
     "vocab": 0, "config": 0, "demo": 0, "kernels": 0, "_nucel": 0,
     "model": 1, "genome": 1,
     "electra": 2, "hub": 2, "metrics": 3, "checkpoint": 3, "durable": 0,
-    "plot": 4, "card": 4, "train": 5,
+    "plot": 4, "card": 4, "track": 4, "train": 5,
 }  # fmt: skip
 PACKAGE = Path(nucel.__file__).parent
 
