@@ -110,10 +110,10 @@ def write(run: Path) -> None:
     """Write RUN/README.md, and a README.md in each of the run's model folders; each is replaced at once.
 
     Raises:
-        CheckpointError: there is no run to describe, or the files cannot be written.
+        CheckpointError: there is no run with a checkpoint, or the files cannot be written.
     """
     with checkpoint.writing(run, "its card"):
-        folders = sorted(path.parent for path in run.glob("*/config.json"))
+        folders = checkpoint.published(run)
         for folder in folders:
             durable.write_text(folder / "README.md", _card(run, folder, folder))
         # The first is the discriminator where there is one.
@@ -141,8 +141,8 @@ def _card(run: Path, place: Path, folder: Path) -> str:
         _limits(description["recipe"]),
         "## Recipe",
         f"```sh\n{_without_folders(description['command'])}\n```",
-        "All settings that decide the result; folders are left out of the command above. The same command on the same "
-        "files, with `--resume auto`, continues the run where it has not come to its end.",
+        "Folders are left out of this command. With `--resume auto`, the same command on the same files continues the "
+        "run if it has not come to its end. All settings that decide the result:",
         f"```json\n{json.dumps(description['recipe'], indent=2)}\n```",
     ]
     if place == run:

@@ -122,6 +122,17 @@ def newest_step(run: Path) -> int:
     return max((int(checkpoint.name.removeprefix("step-")) for checkpoint in _checkpoints(run)), default=0)
 
 
+def published(run: Path) -> list[Path]:
+    """The run's model folders: copies of the newest checkpoint's, the discriminator before the generator.
+
+    Raises:
+        CheckpointError: there is no checkpoint.
+    """
+    if not has_checkpoint(run):
+        raise CheckpointError(f"{run} has no checkpoint yet")
+    return sorted(run / path.name for path in _checkpoints(run)[-1].iterdir() if path.is_dir())
+
+
 def _parameter_bytes(electra: Electra) -> int:
     return sum(p.numel() * p.element_size() for p in electra.parameters())
 

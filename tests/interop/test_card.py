@@ -100,6 +100,18 @@ def test_the_manual_of_run_directories_names_all_that_a_run_leaves(run):
     assert {path.name for path in (run / "checkpoints" / "step-00000004").iterdir()} <= named
 
 
+def test_what_others_keep_in_a_run_directory_is_left_alone(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    mine = copy / "finetuned"
+    mine.mkdir()
+    (mine / "config.json").write_text("{}")
+    card.write(copy)
+    assert [path.name for path in mine.iterdir()] == ["config.json"]
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(checkpoint.CheckpointError, match="has no checkpoint yet"):
+        card.write(copy)
+
+
 def test_a_card_names_no_folder_of_the_machine_it_was_written_on(run):
     for path in run.rglob("README.md"):
         assert str(run.parent) not in path.read_text() and run.parent.name not in path.read_text()
@@ -125,7 +137,8 @@ def test_a_card_is_that_of_the_newest_checkpoint_before_the_run_has_ended(run, t
 def test_a_run_of_one_network_has_a_card_too(run, tmp_path):
     """Without a discriminator, as masked language modelling alone leaves it; its figures lack what it cannot have."""
     copy = shutil.copytree(run, tmp_path / "mlm")
-    shutil.rmtree(copy / "discriminator")
+    for folder in copy.rglob("discriminator"):
+        shutil.rmtree(folder)
     lines = [
         {name: value for name, value in line.items() if "rtd" not in name and name != "replaced_fraction"}
         for line in checkpoint.read_metrics(copy)
