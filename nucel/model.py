@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from .config import EncoderConfig
 from .kernels.attention import attention
+from .kernels.linear import linear
 from .kernels.rtd_loss import rtd_loss
 from .vocab import PAD, TOKENS
 
@@ -29,6 +30,16 @@ def rotary_table(positions: int, head_width: int, theta: float, device: torch.de
     inverse_frequency = 1.0 / theta ** (torch.arange(0, head_width, 2, dtype=torch.float32, device=device) / head_width)
     angle = torch.arange(positions, dtype=torch.float32, device=device)[:, None] * inverse_frequency
     return angle.cos(), angle.sin()
+
+
+class Linear(nn.Linear):
+    """A linear layer without bias, by `kernels.linear`."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight)
 
 
 class Embeddings(nn.Module):
@@ -50,8 +61,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = config.heads
         self.radius = None if config.is_global(layer) else config.radius
-        self.Wqkv = nn.Linear(config.width, 3 * config.width, bias=False)
-        self.Wo = nn.Linear(config.width, config.width, bias=False)
+        self.Wqkv = Linear(config.width, 3 * config.width)
+        self.Wo = Linear(config.width, config.width)
 
     def forward(self, x: Tensor, rotary: Rotary, lengths: Tensor | None) -> Tensor:
         qkv = self.Wqkv(x).unflatten(-1, (3, self.heads, -1))
@@ -63,8 +74,8 @@ class GeGLU(nn.Module):
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
-        self.Wi = nn.Linear(config.width, 2 * config.intermediate, bias=False)
-        self.Wo = nn.Linear(config.intermediate, config.width, bias=False)
+        self.Wi = Linear(config.width, 2 * config.intermediate)
+        self.Wo = Linear(config.intermediate, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         a, gate = self.Wi(x).chunk(2, dim=-1)
@@ -117,7 +128,7 @@ class Head(nn.Module):
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
-        self.dense = nn.Linear(config.width, config.width, bias=False)
+        self.dense = Linear(config.width, config.width)
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=False)
 
     def forward(self, hidden: Tensor) -> Tensor:

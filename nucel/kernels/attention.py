@@ -18,7 +18,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from . import reference
+from . import attention_cpu, reference
 
 # ---- registration ----------------------------------------------------------------------------------------------------
 
@@ -65,6 +65,8 @@ def _backward(ctx, grad_out, _grad_lse):
 
 
 attention_op.register_autograd(_backward, setup_context=_setup_context)
+attention_op.register_kernel("cpu", attention_cpu.attention_forward)
+attention_backward_op.register_kernel("cpu", attention_cpu.attention_backward)
 
 if importlib.util.find_spec("triton") is not None:
     from . import attention_triton
