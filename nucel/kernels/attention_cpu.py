@@ -29,7 +29,7 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`reference.rotate` of x (B, T, 2, H, D) in three passes over memory instead of seven; in the accumulation dtype."""
+    """`reference.rotate` of x (B, T, 2, H, D) in three passes over memory, not seven; in the accumulation dtype."""
     x = x.to(accumulation_dtype(x.dtype))
     cos, sin = (table.to(x.dtype)[:, None, None, :] for table in (cos, sin))
     half = x.shape[-1] // 2

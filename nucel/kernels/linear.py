@@ -1,7 +1,7 @@
 """y = x W': torch's linear layer, and on a CPU in fp32 the same product by oneDNN.
 
-torch's own fp32 products on a CPU go to MKL, which takes a slow path on AMD's processors. oneDNN, which torch brings too
-and uses for bf16, is 1.5 to 2.5 times as fast there (benchmarks/NOTES.md). Everywhere else this is `F.linear`.
+torch's own fp32 products on a CPU go to MKL, which takes a slow path on AMD's processors. oneDNN, which torch brings
+too and uses for bf16, is 1.5 to 2.5 times as fast there (benchmarks/NOTES.md). Everywhere else this is `F.linear`.
 """
 
 from __future__ import annotations

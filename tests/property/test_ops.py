@@ -29,10 +29,10 @@ def dense_rtd_loss(dense, norm_weight, weight, bias, original, lengths, eps=1e-5
     return (per_position * real).sum() / real.sum().clamp(min=1), logits
 
 
-def assert_as_good_as(ours, peer, truth, dtype):
+def assert_as_good_as(ours, peer, exact, dtype):
     """err(ours) <= 2 err(PyTorch in the same dtype) + eps, both against fp64, relative to the truth's size."""
-    size = truth.abs().max().clamp(min=1e-30)
-    error, allowed = (float((x.double() - truth).abs().max() / size) for x in (ours, peer))
+    size = exact.abs().max().clamp(min=1e-30)
+    error, allowed = (float((x.double() - exact).abs().max() / size) for x in (ours, peer))
     assert error <= 2 * allowed + EPS[dtype], f"error {error:.3g}, PyTorch's {allowed:.3g}"
 
 
@@ -230,8 +230,8 @@ def test_rtd_loss_is_as_precise_as_the_unfused_chain(dtype):
     for function, inputs in ((rtd_loss, given), (dense_rtd_loss, given), (dense_rtd_loss, truth_in)):
         loss, logits = function(*inputs, original, None)
         results.append((loss.detach(), logits.detach(), *torch.autograd.grad(loss, inputs)))
-    for ours, peer, truth in zip(*results, strict=True):
-        assert_as_good_as(ours, peer, truth, dtype)
+    for ours, peer, exact in zip(*results, strict=True):
+        assert_as_good_as(ours, peer, exact, dtype)
 
 
 def test_no_real_position_gives_zero_loss_and_zero_gradients():
