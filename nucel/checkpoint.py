@@ -23,9 +23,7 @@ from typing import Any
 import torch
 
 from . import hub
-from .electra import Electra
-
-_NETWORKS = ("discriminator", "generator")
+from .electra import Electra, MaskedLM
 
 
 class CheckpointError(ValueError):
@@ -68,7 +66,12 @@ def _checkpoints(run: Path) -> list[Path]:
 
 
 def save(
-    run: Path, step: int, electra: Electra, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, keep: int
+    run: Path,
+    step: int,
+    model: Electra | MaskedLM,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    keep: int,
 ) -> Path:
     """Write the checkpoint of a step, publish its weights as the run's, and delete all but the newest `keep`."""
     folder = run / "checkpoints"
@@ -79,8 +82,8 @@ def save(
     temporary = folder / (target.name + ".tmp")
     try:
         temporary.mkdir()
-        for network in _NETWORKS:
-            hub.save(getattr(electra, network), temporary / network)
+        for name, network in model.named_children():
+            hub.save(network, temporary / name)
         state = {"step": step, "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
         with open(temporary / "trainer.pt", "wb") as file:
             torch.save(state, file)
@@ -90,8 +93,8 @@ def save(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _fsync(folder)
-    for network in _NETWORKS:
-        _publish(target / network, run / network)
+    for name, _ in model.named_children():
+        _publish(target / name, run / name)
     for old in _checkpoints(run)[:-keep]:
         shutil.rmtree(old)
     return target
@@ -115,7 +118,11 @@ def has_checkpoint(run: Path) -> bool:
 
 
 def restore(
-    run: Path, electra: Electra, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, device: torch.device
+    run: Path,
+    model: Electra | MaskedLM,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    device: torch.device,
 ) -> int:
     """Load the newest checkpoint into networks, optimizer and scaler; returns its step."""
     checkpoint = _checkpoints(run)[-1]
@@ -123,8 +130,8 @@ def restore(
         state = torch.load(checkpoint / "trainer.pt", map_location=device, weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{checkpoint / 'trainer.pt'} is damaged ({error}); delete {checkpoint}") from None
-    for network in _NETWORKS:
-        hub.load_into(getattr(electra, network), checkpoint / network)
+    for name, network in model.named_children():
+        hub.load_into(network, checkpoint / name)
     optimizer.load_state_dict(state["optimizer"])
     scaler.load_state_dict(state["scaler"])
     return state["step"]

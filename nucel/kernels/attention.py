@@ -17,6 +17,7 @@ import warnings
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from . import attention_cpu, reference
 
@@ -145,3 +146,13 @@ def flops(qkv_shape: tuple[int, ...], radius: int | None = None, backward: bool 
     batch, positions, _, heads, width = qkv_shape
     products = 5 if backward else 2
     return products * 2 * width * heads * batch * visible_pairs(positions, radius)
+
+
+@register_flop_formula(torch.ops.nucel.attention)
+def _(qkv_shape, cos, sin, radius, lengths, out_shape=None, **_):
+    return flops(qkv_shape, radius)
+
+
+@register_flop_formula(torch.ops.nucel.attention_backward)
+def _(grad_out_shape, qkv_shape, cos, sin, out, lse, radius, lengths, out_shape=None, **_):
+    return flops(qkv_shape, radius, backward=True)

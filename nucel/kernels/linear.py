@@ -6,9 +6,12 @@ too and uses for bf16, is 1.5 to 2.5 times as fast there (benchmarks/NOTES.md). 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import register_flop_formula
 
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -37,6 +40,11 @@ def _backward(ctx, grad):
 
 
 product.register_autograd(_backward, setup_context=_setup_context)
+
+
+@register_flop_formula(torch.ops.nucel.product)
+def _(a_shape, b_shape, out_shape=None, **_):
+    return 2 * math.prod(a_shape) * b_shape[0]
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:

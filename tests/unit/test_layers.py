@@ -10,8 +10,8 @@ import nucel
 LEVEL = {
     "vocab": 0, "config": 0, "demo": 0, "kernels": 0, "_nucel": 0,
     "model": 1, "genome": 1,
-    "electra": 2, "hub": 2, "metrics": 3, "checkpoint": 3,
-    "plot": 4, "train": 5,
+    "electra": 2, "hub": 2, "compiled": 2, "cost": 3, "metrics": 3, "checkpoint": 3, "parallel": 3,
+    "step": 4, "plot": 4, "loop": 5, "train": 6,
 }  # fmt: skip
 PACKAGE = Path(nucel.__file__).parent
 
