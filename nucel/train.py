@@ -422,17 +422,28 @@ def main(arguments: list[str] | None = None) -> int:
             description="Pre-train a NucEL pair on a genome. Without a preset's name, debug is taken.",
             args=arguments,
         )
-        with parallel.world() as place:
+    except (ConfigError, HubError) as error:
+        return _fail(error, ALONE)
+    with parallel.world() as place:
+        try:
             summary = estimate(config, place) if config.dry_run else train(config, command, place)
-    except (ConfigError, GenomeError, CheckpointError, HubError, OSError) as error:
-        console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
-        return 2
-    except TrainingError as error:
-        console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
-        return 1
+        except (ConfigError, GenomeError, CheckpointError, HubError, OSError) as error:
+            return _fail(error, place)
+        except TrainingError as error:
+            return _fail(error, place, status=1)
+        except RuntimeError as error:
+            if place.size == 1 or not parallel.is_lost_connection(error):
+                raise
+            return _fail(f"lost another rank; go on with --resume auto ({error})", place, status=1)
     if place.speaks:
         print(json.dumps(summary))
     return INTERRUPTED if summary.get("interrupted") else 0
+
+
+def _fail(error: Exception | str, place: World, status: int = 2) -> int:
+    rank = "" if place.speaks else f"rank {place.rank}: "
+    console.print(f"{rank}error: {error}", style="red", soft_wrap=True, markup=False)
+    return status
 
 
 if __name__ == "__main__":
