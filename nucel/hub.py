@@ -264,16 +264,17 @@ def load_into(network: Generator | Discriminator, directory: Path) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> Encoder:
-    """The encoder of a run directory (its discriminator's) or of a ModernBERT model directory, ready for inference.
+    """The encoder of a run directory (its discriminator's, or its masked LM's) or of a ModernBERT model directory.
 
-    Heads that the directory may hold besides the encoder are left aside.
+    It is ready for inference. Heads that the directory may hold besides the encoder are left aside.
 
     Raises:
         HubError: no such directory, another architecture or alphabet, missing or damaged weights.
     """
     directory = Path(path)
-    if (directory / "discriminator").is_dir():
-        directory = directory / "discriminator"
+    for network in ("discriminator", "masked_lm"):
+        if (directory / network).is_dir():
+            directory = directory / network
     config_path = _read(directory, "config.json")
     try:
         encoder = Encoder(encoder_config(json.loads(config_path.read_text(encoding="utf-8"))))

@@ -42,6 +42,7 @@ from .step import (
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _MODELS = {"electra": Electra, "mlm": MaskedLM}
+_MEASURED_SECONDS = 20.0
 INTERRUPTED = 75
 """Exit status of a run that a signal ended after a checkpoint: EX_TEMPFAIL, "run it again"."""
 
@@ -359,7 +360,7 @@ def _plot(run: Path) -> None:
 # ---- what a run would take -------------------------------------------------------------------------------------------
 
 
-def estimate(config: TrainConfig, place: World = ALONE, seconds: float = 20.0) -> dict[str, Any]:
+def estimate(config: TrainConfig, place: World = ALONE) -> dict[str, Any]:
     """Measure a few steps and say what the run would take; writes nothing.
 
     Raises:
@@ -374,7 +375,7 @@ def estimate(config: TrainConfig, place: World = ALONE, seconds: float = 20.0) -
         if place.speaks:
             _banner(config, setup, precision, place, None)
         started, step = time.perf_counter(), 0
-        while step < 3 or not place.any(time.perf_counter() - started > seconds):
+        while step < 3 or not place.any(time.perf_counter() - started > _MEASURED_SECONDS):
             loop.step(step)
             step += 1
         loop.log(step)
@@ -422,7 +423,7 @@ def main(arguments: list[str] | None = None) -> int:
             description="Pre-train a NucEL pair on a genome. Without a preset's name, debug is taken.",
             args=arguments,
         )
-    except (ConfigError, HubError) as error:
+    except ConfigError as error:
         return _fail(error, ALONE)
     with parallel.world() as place:
         try:
