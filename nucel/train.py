@@ -27,12 +27,12 @@ from torch import Tensor
 from . import checkpoint, demo, kernels
 from .checkpoint import CheckpointError
 from .config import PRESETS, ConfigError, Recipe, TrainConfig
+from .device import DTYPES, Precision, choose_precision
 from .electra import Electra
 from .genome import Genome, GenomeError, Windows, WindowSampler
 from .hub import HubError
 from .metrics import Meter, RankedScores, bootstrap_auroc
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _VALIDATION_SEED = 0
 """Validation uses the same windows, masks and draws in every run, so that runs can be compared."""
 
@@ -64,19 +64,6 @@ def make_optimizer(electra: Electra, recipe: Recipe) -> torch.optim.AdamW:
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.adam_eps, fused=True)
-
-
-class Precision(NamedTuple):
-    """Where and in which dtype the networks compute; their weights stay fp32."""
-
-    device: torch.device
-    dtype: torch.dtype
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-    def gradient_scaler(self) -> torch.amp.GradScaler:
-        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
 
 # ---- one step and one validation -------------------------------------------------------------------------------------
@@ -148,27 +135,6 @@ def validate(electra: Electra, sampler: WindowSampler, windows: int, precision: 
 # ---- the run ---------------------------------------------------------------------------------------------------------
 
 
-def choose_precision(config: TrainConfig) -> Precision:
-    """Resolve ``auto``: a GPU where there is one, bf16 on it and fp32 on a CPU.
-
-    Raises:
-        ConfigError: a device that torch does not know or does not see.
-    """
-    name = config.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device {name} cannot be used: {reason}") from None
-    dtype = config.dtype
-    if dtype == "auto":
-        dtype = "fp32" if device.type == "cpu" else "bf16"
-    return Precision(device, _DTYPES[dtype])
-
-
 def _choose_directory(config: TrainConfig) -> tuple[Path, bool]:
     """The run directory, and whether a run in it is continued.
 
@@ -237,7 +203,7 @@ def _describe(config: TrainConfig, precision: Precision, genome: Genome, command
     for bed in ("keep_bed", "drop_bed"):
         if path := recipe[bed]:
             recipe[bed] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    recipe["dtype"] = next(name for name, dtype in _DTYPES.items() if dtype == precision.dtype)
+    recipe["dtype"] = next(name for name, dtype in DTYPES.items() if dtype == precision.dtype)
     return {
         "recipe": recipe,
         "genome": {"files": [str(path) for path in genome.paths], "fingerprint": genome.fingerprint},
@@ -340,7 +306,7 @@ def train(config: TrainConfig, command: str = "nucel.train") -> dict[str, Any]:
     Raises:
         ConfigError, GenomeError, CheckpointError, OSError: bad input; nothing half-written is left.
     """
-    precision = choose_precision(config)
+    precision = choose_precision(config.device, config.dtype)
     device = precision.device
     run, resumed = _choose_directory(config)
     micro_batch = config.micro_batch or config.batch_size
@@ -365,6 +331,8 @@ def train(config: TrainConfig, command: str = "nucel.train") -> dict[str, Any]:
             threads=config.threads,
         )
         electra = Electra(config.model).initialize(config.seed).to(device)
+        for network in (electra.generator, electra.discriminator):
+            network.model.context = config.context
         optimizer = make_optimizer(electra, config)
         scaler = precision.gradient_scaler()
         description = _describe(config, precision, genome, command)
