@@ -210,14 +210,16 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             total += loss.detach()
             done = step + 1
+            due = done % every == 0 or done == steps
+            if due:
+                train_loss = float(total) / (done - logged)  # waits for the device, so that the time is right
             training_s += time.perf_counter() - began
-            if done % every and done < steps:
+            if not due:
                 show(done, steps, f"dev loss {history[-1].dev_loss:.4f}" if history else "")
                 continue
 
-            dev_loss = _split_loss(network, task, task.dev, options, precision, (mean, deviation))
-            train_loss = float(total) / (done - logged)
             total, logged = torch.zeros_like(total), done
+            dev_loss = _split_loss(network, task, task.dev, options, precision, (mean, deviation))
             if not (math.isfinite(dev_loss) and math.isfinite(train_loss)):
                 raise FitError(f"after {done} steps the loss is {train_loss}, on the dev table {dev_loss}: lower --lr")
             history.append(Evaluation(done, done / steps_per_epoch, rate, train_loss, dev_loss))

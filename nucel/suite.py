@@ -75,6 +75,8 @@ class SuiteConfig(FitOptions, HeadOptions, TaskOptions, DeviceOptions):
     """Train the one-hot CNN too, with the settings of its paper."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One training for each, of each contender on each task."""
+    context: int | None = None
+    """Longest sequence in tokens; by default that of the windows which each model was trained on."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -213,7 +215,8 @@ def run_suite(config: SuiteConfig) -> dict[str, Any]:
         task = read_task(*tables, config)
         console.print(f"{task_name}: {describe_task(task)}", soft_wrap=True, markup=False)
         for contender in field:
-            require_context(task, contender.context)
+            if contender.context is not None:
+                require_context(task, config.context or contender.context)
             for seed in config.seeds:
                 settings = {
                     "task": task.fingerprint,

@@ -118,6 +118,24 @@ def test_transformers_gives_a_classifier_s_logits(tmp_path, labels, pooling, lin
     torch.testing.assert_close(whole, their_logits(tmp_path / "model", SEQUENCES[:1])[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("linear", [True, False])
+def test_transformers_gives_a_classifier_s_gradients(tmp_path, pooling, linear):
+    network = tiny_classifier(pooling=pooling, linear=linear, config=CONFIG)
+    hub.save(network, tmp_path / "model")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    batch = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")(SEQUENCES, padding=True, return_tensors="pt")
+    targets = torch.tensor([0, 1, 2, 1])
+    model(**batch, labels=targets).loss.backward()
+    logits = network(batch["input_ids"], batch["attention_mask"].sum(1))
+    torch.nn.functional.cross_entropy(logits, targets).backward()
+    theirs = {name: p.grad for name, p in model.named_parameters()}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:  # all but a linear head's identity
+            scale = float(theirs[name].abs().max())
+            torch.testing.assert_close(parameter.grad, theirs[name], rtol=1e-3, atol=1e-5 * scale, msg=name)
+
+
 def test_a_linear_head_is_a_linear_layer_on_the_normalized_cls():
     network = tiny_classifier()
     with torch.no_grad():
