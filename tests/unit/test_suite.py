@@ -161,6 +161,14 @@ def test_the_cnn_may_run_alone(run, tmp_path):
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
 
+def test_sequences_longer_than_a_model_s_context_are_refused(run, folder, tmp_path):
+    short = save_tiny_model(tmp_path / "short", context=40)
+    options = {"models": (f"short={short}",), "folders": (folder / "tf",)}
+    code, _, stderr = run("--no-cnn", "--no-scratch", **options)
+    assert code == 2 and "bases are more than the context of 40 tokens holds" in stderr
+    assert run("--no-cnn", "--no-scratch", "--context", "64", **options)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("models", "message"),
     [
