@@ -29,8 +29,10 @@ def choose_precision(device: str, dtype: str) -> Precision:
     """Resolve ``auto``: a GPU where there is one, bf16 on it and fp32 on a CPU.
 
     Raises:
-        ConfigError: a device that torch does not know or does not see.
+        ConfigError: a device that torch does not know or does not see, or no such dtype.
     """
+    if dtype != "auto" and dtype not in DTYPES:
+        raise ConfigError(f"dtype must be one of auto, {', '.join(DTYPES)}, got {dtype!r}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

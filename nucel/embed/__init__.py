@@ -158,6 +158,14 @@ class EmbedOptions:
     """Bases that neighbouring tiles share at least; by default a quarter of the context."""
 
     def __post_init__(self) -> None:
+        allowed = {
+            "pooling": ("mean", "cls", "none"),
+            "reverse_complement": ("none", "mean"),
+            "long": ("refuse", "tile"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise ConfigError(f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}")
         for name, least in (("batch_size", 1), ("context", 2), ("overlap_bp", 0)):
             value = getattr(self, name)
             if value is not None and value < least:

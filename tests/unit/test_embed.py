@@ -234,6 +234,12 @@ def test_bad_options_are_refused(option):
         nucel.embed(tiny_encoder(), ["ACGT"], **option)
 
 
+@pytest.mark.parametrize("option", ["pooling", "reverse_complement", "long", "dtype"])
+def test_options_of_other_names_are_refused(option):
+    with pytest.raises(ConfigError, match=f"{option} must be one of .*, got 'max'"):
+        nucel.embed(tiny_encoder(), ["ACGT"], **{option: "max"})
+
+
 def test_lower_precision_comes_close():
     encoder = tiny_encoder()
     texts = list(SEQUENCES.values())
