@@ -118,10 +118,11 @@ def markdown(rows: Sequence[Row]) -> str:
         )
 
     seeds = sorted({len(row.figures["seconds"]) for row in rows})
+    counted = " to ".join(dict.fromkeys((str(seeds[0]), str(seeds[-1]))))
     notes = [
-        f"Test MCC (or what the task's name says), mean ± sample standard deviation over "
-        f"{' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seeds; bold is the best mean of a row. Leaked: "
-        f"test sequences that occur in train, and further ones whose reverse complement does."
+        f"Test MCC (or what the task's name says), mean ± sample standard deviation over {counted} seed(s); bold is "
+        f"the best mean of a row. Leaked: test sequences that occur in train, and further ones whose reverse "
+        f"complement does."
     ]
     if theirs:
         sources = ", ".join(dict.fromkeys(line.source for line in theirs))

@@ -229,7 +229,7 @@ def test_the_table_shows_means_deviations_and_the_best():
     assert first.startswith("| tf/0 | 4,000 / 100 / 200 | 1 + 2 | **0.600 ± 0.141** | 0.350 ± 0.071 | 0.676 (TF-H) |")
     assert second.startswith("| virus/covid | 4,000 / 100 / 200 | 1 + 2 | 0.200 | **0.400** | 0.703 (CVC, f1) |")
     assert "| mean |  |  | 0.400 | 0.375 |" in table
-    assert "over 1 to 2 seeds" in table and "NucEL paper, Table 1" in table
+    assert "over 1 to 2 seed(s)" in table and "NucEL paper, Table 1" in table
     assert "| a | 2.00 M | 0.001 | 3 | 32 | 30 | 10 | cpu float32 |" in table
     expected = (
         "- a against b: the higher mean on 1 of 2 tasks; every seed above every seed of the other on 1, below on 1;"
