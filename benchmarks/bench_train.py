@@ -30,9 +30,10 @@ from transformers_pair import TransformersPair
 from nucel import cost
 from nucel.compiled import compile_blocks
 from nucel.config import PRESETS, TrainConfig
+from nucel.device import Precision
 from nucel.electra import Electra
 from nucel.metrics import Meter
-from nucel.step import Guard, Precision, make_optimizer, train_step
+from nucel.step import Guard, make_optimizer, train_step
 from nucel.vocab import BASES, CLS
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -24,12 +24,13 @@ from torch import Tensor, nn
 from nucel import cost
 from nucel.compiled import compile_blocks
 from nucel.config import PRESETS, EncoderConfig, TrainConfig
+from nucel.device import Precision
 from nucel.electra import Electra, corrupt, mask, masked_cross_entropy, propose
 from nucel.kernels.attention import attention, flops
 from nucel.kernels.rtd_loss import rtd_loss
 from nucel.metrics import Meter
 from nucel.model import Block, Embeddings, Linear, rotary_table
-from nucel.step import Guard, Precision, make_optimizer, train_step
+from nucel.step import Guard, make_optimizer, train_step
 
 ROUNDS = 7
 
@@ -120,7 +121,7 @@ def encoder_parts(
     kind = "global" if block.attn.radius is None else "local"
     seconds = device.both_ways(lambda x: block(x, rotary, None), stream(width, torch.float32))
     # fp32 stream: each of two additions reads and writes it forward, and its gradient backward; each norm reads it and
-    # its gradient and writes its output and its gradient; GeGLU reads 2 I and writes I, backward reads 3 I and writes 3.
+    # its gradient and writes its output and its gradient; GeGLU reads 2 I and writes I, backward reads and writes 3 I.
     moved = tokens * (
         2 * 4 * 4 * width + 2 * (4 + 4 + 4) * width + 2 * 2 * item * width + 9 * item * shape.intermediate
     )

@@ -160,26 +160,27 @@ def require_same_run(run: Path, description: dict[str, Any]) -> None:
     except (OSError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); {run} is no run that can be continued") from None
     given = json.loads(json.dumps(description))
-    differences = _differences(stored["recipe"], given["recipe"])
+    found = differences(stored["recipe"], given["recipe"])
     if stored["genome"]["fingerprint"] != given["genome"]["fingerprint"]:
-        differences.append(
+        found.append(
             f"genome: the run's is {', '.join(stored['genome']['files'])}, "
             f"{', '.join(given['genome']['files'])} has other content"
         )
-    if differences:
+    if found:
         raise CheckpointError(
             f"{run} was started differently and cannot be continued like this:\n  "
-            + "\n  ".join(differences)
+            + "\n  ".join(found)
             + f"\nIt was started by: {stored['command']}"
         )
 
 
-def _differences(stored: Any, given: Any, name: str = "") -> list[str]:
+def differences(stored: Any, given: Any, name: str = "") -> list[str]:
+    """What two JSON values of the same kind differ in, a line for each place."""
     if isinstance(stored, dict) and isinstance(given, dict):
         return [
             line
             for key in {**stored, **given}
-            for line in _differences(stored.get(key), given.get(key), f"{name}.{key}" if name else key)
+            for line in differences(stored.get(key), given.get(key), f"{name}.{key}" if name else key)
         ]
     return [] if stored == given else [f"{name}: the run has {stored}, given is {given}"]
 

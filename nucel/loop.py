@@ -14,11 +14,12 @@ from rich.console import Console
 
 from . import checkpoint, cost
 from .config import TrainConfig
+from .device import Precision
 from .electra import Electra, MaskedLM
 from .genome import Genome, Windows, WindowSampler
 from .metrics import Meter
 from .parallel import World
-from .step import Guard, Precision, Skipped, Validation, learning_rate, train_step, upload, validate
+from .step import Guard, Skipped, Validation, learning_rate, train_step, upload, validate
 
 console = Console(stderr=True, highlight=False)
 

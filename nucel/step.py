@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .compiled import uncompiled
 from .config import Recipe
+from .device import Precision
 from .electra import Electra, MaskedLM
 from .genome import WindowSampler
 from .metrics import Meter, RankedScores
@@ -46,22 +47,6 @@ def make_optimizer(model: Electra | MaskedLM, recipe: Recipe) -> torch.optim.Ada
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.adam_eps, fused=True)
-
-
-class Precision(NamedTuple):
-    """Where and in which dtype the networks compute; their weights stay fp32."""
-
-    device: torch.device
-    dtype: torch.dtype
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-    def gradient_scaler(self) -> torch.amp.GradScaler:
-        """For fp16 one that adapts. For other dtypes its scale is 1: it only skips steps that are not finite."""
-        if self.dtype == torch.float16:
-            return torch.amp.GradScaler(self.device.type)
-        return torch.amp.GradScaler(self.device.type, init_scale=1.0)
 
 
 class Guard:

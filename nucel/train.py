@@ -26,46 +26,19 @@ from . import checkpoint, cost, demo, kernels, parallel
 from .checkpoint import CheckpointError
 from .compiled import compile_blocks
 from .config import PRESETS, ConfigError, EncoderConfig, Recipe, TrainConfig
+from .device import DTYPES, Precision, choose_precision
 from .electra import Electra, MaskedLM
 from .genome import Genome, GenomeError, Windows, WindowSampler
 from .hub import HubError
 from .loop import Loop, Setup, Signals, TrainingError, console
 from .metrics import bootstrap_auroc
 from .parallel import ALONE, World
-from .step import (
-    VALIDATION_SEED,
-    Precision,
-    Validation,
-    make_optimizer,
-    validate,
-)
+from .step import VALIDATION_SEED, Validation, make_optimizer, validate
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _MODELS = {"electra": Electra, "mlm": MaskedLM}
 _MEASURED_SECONDS = 20.0
 INTERRUPTED = 75
 """Exit status of a run that a signal ended after a checkpoint: EX_TEMPFAIL, "run it again"."""
-
-
-def choose_precision(config: TrainConfig) -> Precision:
-    """Resolve ``auto``: a GPU where there is one, bf16 on it and fp32 on a CPU.
-
-    Raises:
-        ConfigError: a device that torch does not know or does not see.
-    """
-    name = config.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device {name} cannot be used: {reason}") from None
-    dtype = config.dtype
-    if dtype == "auto":
-        dtype = "fp32" if device.type == "cpu" else "bf16"
-    return Precision(device, _DTYPES[dtype])
 
 
 def _choose_directory(config: TrainConfig) -> tuple[Path, bool]:
@@ -136,7 +109,7 @@ def _describe(config: TrainConfig, precision: Precision, genome: Genome, command
     for bed in ("keep_bed", "drop_bed"):
         if path := recipe[bed]:
             recipe[bed] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    recipe["dtype"] = next(name for name, dtype in _DTYPES.items() if dtype == precision.dtype)
+    recipe["dtype"] = next(name for name, dtype in DTYPES.items() if dtype == precision.dtype)
     return {
         "recipe": recipe,
         "genome": {"files": [str(path) for path in genome.paths], "fingerprint": genome.fingerprint},
@@ -234,6 +207,8 @@ def _prepare(config: TrainConfig, precision: Precision, genome: Genome, place: W
             f"got {config.micro_batch}"
         )
     model = _MODELS[config.objective](config.model).initialize(config.seed).to(precision.device)
+    for network in model.children():
+        network.model.context = config.context
     compiled = config.compile == "on" or (config.compile == "auto" and precision.device.type == "cuda")
     if compiled:
         compile_blocks(model)
@@ -278,7 +253,7 @@ def train(config: TrainConfig, command: str = "nucel.train", place: World = ALON
         ConfigError, GenomeError, CheckpointError, OSError: bad input; nothing half-written is left.
         TrainingError: training cannot go on.
     """
-    precision = choose_precision(config)
+    precision = choose_precision(config.device, config.dtype)
     device = precision.device
     run, resumed = place.from_first(_choose_directory(config) if place.speaks else None)
     with _removed_on_failure(run) if place.speaks else contextlib.nullcontext():
@@ -366,7 +341,7 @@ def estimate(config: TrainConfig, place: World = ALONE) -> dict[str, Any]:
     Raises:
         As `train`.
     """
-    precision = choose_precision(config)
+    precision = choose_precision(config.device, config.dtype)
     with tempfile.TemporaryDirectory() as folder:
         with place.first_alone():
             genome = _open_genome(config, Path(folder))

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from nucel.config import PRESETS
+from nucel.device import Precision
 from nucel.electra import Electra, mask, propose
 from nucel.metrics import Meter
-from nucel.step import Guard, Precision, make_optimizer, train_step
+from nucel.step import Guard, make_optimizer, train_step
 from nucel.train import main
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

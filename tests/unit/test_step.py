@@ -11,9 +11,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from nucel.compiled import compile_blocks
 from nucel.config import ElectraConfig, EncoderConfig, TrainConfig
+from nucel.device import Precision
 from nucel.electra import Electra, MaskedLM
 from nucel.metrics import Meter
-from nucel.step import Guard, Precision, make_optimizer, train_step
+from nucel.step import Guard, make_optimizer, train_step
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(

@@ -19,10 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import nucel
 from nucel import checkpoint, demo
 from nucel.config import PRESETS, ConfigError, Recipe, TrainConfig
+from nucel.device import Precision
 from nucel.electra import Electra
 from nucel.genome import Genome
 from nucel.metrics import Meter
-from nucel.step import Guard, Precision, learning_rate, make_optimizer, train_step
+from nucel.step import Guard, learning_rate, make_optimizer, train_step
 from nucel.train import _describe, _windows, main
 
 _SETTINGS = {
