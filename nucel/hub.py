@@ -320,7 +320,7 @@ def load(path: str | os.PathLike[str]) -> Encoder:
     """The encoder of a run directory (its discriminator's, or its masked LM's) or of a ModernBERT model directory.
 
     It is ready for inference. Heads that the directory may hold besides the encoder are left aside: a generator (MLM)
-    or a fine-tuned classifier gives its encoder too. The encoder's `context` is the directory's max_position_embeddings.
+    or a fine-tuned classifier gives its encoder too. The encoder's `context` is max_position_embeddings.
 
     Raises:
         HubError: no such directory, another architecture or alphabet, missing or damaged weights.
