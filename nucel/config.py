@@ -218,6 +218,8 @@ class TrainConfig(Recipe):
     """Checkpoints kept."""
     log_every: int = 50
     """Steps between lines of metrics.jsonl."""
+    track: bool = False
+    """Also write what metrics.jsonl gets for TensorBoard, into the folder tensorboard of the run directory."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

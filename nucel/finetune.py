@@ -31,10 +31,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import hub
-from .checkpoint import finite, write_text
+from .checkpoint import finite
 from .config import ConfigError
 from .device import DeviceOptions, choose_precision
-from .evaluate import mean_and_deviation, require_libraries
+from .durable import write_text
+from .evaluate import mean_and_deviation, plot_predictions, require_libraries
 from .fit import Fit, FitError, FitOptions, Outcome, fit, judge
 from .model import Classifier, Encoder, initialize
 from .sequences import Sequences
@@ -219,8 +220,6 @@ def _write_seed(folder: Path, config: FinetuneConfig, task: Task, fitted: Fit, o
 
 
 def _plot(config: FinetuneConfig, task: Task, outcome: Outcome) -> None:
-    from .plot import plot_predictions
-
     try:
         plot_predictions(task.labels, task.test.targets, outcome.outputs, config.out / "test.png")
     except ModuleNotFoundError as missing:

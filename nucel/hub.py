@@ -255,8 +255,8 @@ def _read_weights(directory: Path) -> dict[str, Tensor]:
         raise HubError(f"{path} is damaged: {error}") from None
 
 
-def _load_exactly(network: Encoder | Network, state: dict[str, Tensor], source: Path) -> None:
-    """Load a state dict that must match the network name by name and shape by shape."""
+def _require_match(network: Encoder | Network, state: dict[str, Tensor], source: Path) -> None:
+    """Refuse a state dict that does not match the network name by name and shape by shape."""
     expected = network.state_dict()
     problems = [f"lacks {name}" for name in expected.keys() - state.keys()]
     problems += [f"has an unknown tensor {name}" for name in state.keys() - expected.keys()]
@@ -268,16 +268,20 @@ def _load_exactly(network: Encoder | Network, state: dict[str, Tensor], source: 
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise HubError(f"{source} {'; '.join(sorted(problems)[:3])}{more}")
-    network.load_state_dict(state)
 
 
-def load_into(network: Generator | Discriminator, directory: Path) -> None:
-    """Load what `save` (or transformers, from the same classes) wrote into a network of the same sizes."""
+def weights_for(network: Generator | Discriminator, directory: Path) -> dict[str, Tensor]:
+    """The state dict that `save` (or transformers, from the same classes) wrote of a network of the same sizes.
+
+    Raises:
+        HubError: missing or damaged weights, or those of another network.
+    """
     state = _read_weights(directory)
     embedding = "model." + _EMBEDDING
     if embedding in state and isinstance(network, Generator) and network.tied:
         state.setdefault("decoder.weight", state[embedding])
-    _load_exactly(network, state, directory / "model.safetensors")
+    _require_match(network, state, directory / "model.safetensors")
+    return state
 
 
 def _read_config(directory: Path) -> dict:
@@ -347,7 +351,8 @@ def load(path: str | os.PathLike[str]) -> Encoder:
     within = ("embeddings.", "layers.", "final_norm.")
     bare = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     bare = {name: tensor for name, tensor in bare.items() if name.startswith(within)}
-    _load_exactly(encoder, bare, directory / "model.safetensors")
+    _require_match(encoder, bare, directory / "model.safetensors")
+    encoder.load_state_dict(bare)
     return encoder.eval()
 
 
@@ -376,7 +381,8 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
         raise HubError(f"{directory / 'config.json'}: {error}") from None
     _require_alphabet(directory)
     network.model.context = config.get("max_position_embeddings", _MAX_POSITIONS)
-    _load_exactly(network, state, directory / "model.safetensors")
+    _require_match(network, state, directory / "model.safetensors")
+    network.load_state_dict(state)
     return network.eval()
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 
-from . import checkpoint, cost
+from . import checkpoint, cost, durable
 from .config import TrainConfig
 from .device import Precision
 from .electra import Electra, MaskedLM
@@ -86,8 +86,18 @@ class Setup(NamedTuple):
 class Loop:
     """The repeated part of a run: steps, and what is told of them."""
 
-    def __init__(self, config: TrainConfig, setup: Setup, precision: Precision, place: World, run: Path):
+    def __init__(
+        self,
+        config: TrainConfig,
+        setup: Setup,
+        precision: Precision,
+        place: World,
+        run: Path,
+        record: Callable[[dict[str, Any]], None],
+    ):
+        """record takes each line of metrics."""
         self.config, self.setup, self.precision, self.place, self.run = config, setup, precision, place, run
+        self.record = record
         device = precision.device
         self.parallel = place.exchange_gradients(setup.model, device)
         self.meter, self.guard = Meter(device), Guard(device)
@@ -157,8 +167,7 @@ class Loop:
         self._logged = (self._steps, self.watch.seconds)
         line = {"step": step, "split": "train", **figures, "lr": learning_rate(self.config, step - 1)}
         line |= {"tokens_per_s": rate, "skipped_steps": skipped.steps, **self._machine(rate)}
-        if self.place.speaks:
-            checkpoint.append_metrics(self.run, line)
+        self.record(line)
         self.skipped_steps += skipped.steps
         return _bar_text(line, self.skipped_steps)
 
@@ -186,7 +195,7 @@ class Loop:
                 f"{name}\t{start}\t{start + self.config.context - 1}\t{'-' if strand < 0 else '+'}\n"
                 for name, start, strand in zip(names, batch.start_bp, batch.strand, strict=True)
             )
-            checkpoint.write_text(path, "contig\tstart\tend\tstrand\n" + "".join(rows))
+            durable.write_text(path, "contig\tstart\tend\tstrand\n" + "".join(rows))
         return (
             f"{skipped.longest} steps in a row had a loss or gradient that is not finite and were skipped "
             f"(--max-skipped {self.config.max_skipped}). The last was step {skipped.last + 1}, whose windows are in "
@@ -197,7 +206,7 @@ class Loop:
     def validate(self, step: int) -> Validation:
         setup = self.setup
         found = validate(setup.model, setup.validation_sampler, setup.validation_windows, self.precision)
-        checkpoint.append_metrics(self.run, {"step": step, "split": "validation", **found.figures})
+        self.record({"step": step, "split": "validation", **found.figures})
         f = found.figures
         text = f"step {step}: held-out generator loss {f['generator_loss']:.4f}"
         if "rtd_loss" in f:

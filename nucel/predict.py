@@ -16,9 +16,10 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from .checkpoint import finite, write_text
+from .checkpoint import finite
 from .config import ConfigError
 from .device import DeviceOptions, choose_precision
+from .durable import write_text
 from .evaluate import figures, require_libraries
 from .finetune import predictions_table
 from .fit import probabilities, raw_outputs

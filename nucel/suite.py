@@ -28,9 +28,10 @@ from rich.console import Console
 from torch import nn
 
 from . import baseline, hub
-from .checkpoint import differences, finite, write_text
+from .checkpoint import differences, finite
 from .config import ConfigError
 from .device import DeviceOptions, Precision, choose_precision
+from .durable import write_text
 from .evaluate import require_libraries
 from .finetune import (
     HeadOptions,

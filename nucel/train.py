@@ -6,9 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import platform
 import shlex
-import shutil
 import sys
 import tempfile
 import time
@@ -17,12 +15,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from . import checkpoint, cost, demo, kernels, parallel
+from . import card, checkpoint, cost, demo, kernels, parallel, track
 from .checkpoint import CheckpointError
 from .compiled import compile_blocks
 from .config import PRESETS, ConfigError, EncoderConfig, Recipe, TrainConfig
@@ -41,8 +38,8 @@ INTERRUPTED = 75
 """Exit status of a run that a signal ended after a checkpoint: EX_TEMPFAIL, "run it again"."""
 
 
-def _choose_directory(config: TrainConfig) -> tuple[Path, bool]:
-    """The run directory, and whether a run in it is continued.
+def _choose_directory(config: TrainConfig) -> Path:
+    """The run directory; a run that has a checkpoint in it is to be continued.
 
     Raises:
         ConfigError, CheckpointError: the directory does not fit what was asked for.
@@ -50,38 +47,30 @@ def _choose_directory(config: TrainConfig) -> tuple[Path, bool]:
     if config.resume is None:
         run = config.out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
         _require_unused(run, "continue the run in it with --resume auto, or choose another directory")
-        return run, False
+        return run
     if config.resume == "auto":
         if config.out is None:
             raise ConfigError("--resume auto needs --out, the run directory to continue or to start")
         if not checkpoint.describes_run(config.out):
             _require_unused(config.out, "it holds no run; choose another directory")
-        return config.out, checkpoint.has_checkpoint(config.out)
+        return config.out
     run = Path(config.resume)
     if config.out is not None and config.out.resolve() != run.resolve():
         raise ConfigError(f"--resume {run} continues in that directory; leave out --out {config.out}")
     if not checkpoint.describes_run(run) or not checkpoint.has_checkpoint(run):
         raise CheckpointError(f"--resume {run}: there is no run with a checkpoint in that directory")
-    return run, True
+    return run
 
 
 def _require_unused(run: Path, advice: str) -> None:
     if run.exists() and not run.is_dir():
         raise CheckpointError(f"{run} is a file; give a directory")
-    if run.exists() and any(run.iterdir()):
+    if not checkpoint.is_unused(run):
         raise CheckpointError(f"{run} is not empty; {advice}")
 
 
-@contextlib.contextmanager
-def _removed_on_failure(run: Path) -> Iterator[None]:
-    """Leave no directory behind when a run cannot even begin."""
-    existed = run.exists()
-    try:
-        yield
-    except BaseException:
-        if not existed:
-            shutil.rmtree(run, ignore_errors=True)
-        raise
+def _announce(message: str) -> None:
+    console.print(f"note: {message}", style="yellow", soft_wrap=True, markup=False)
 
 
 def _open_genome(config: TrainConfig, run: Path) -> Genome:
@@ -90,7 +79,6 @@ def _open_genome(config: TrainConfig, run: Path) -> Genome:
     path = run / "demo.fa"
     if not path.exists():
         console.print(f"No --genome given: generating a demo genome, {path}")
-        run.mkdir(parents=True, exist_ok=True)
         demo.write_demo_genome(path)
     return Genome(path)
 
@@ -101,7 +89,7 @@ def _windows(config: TrainConfig, genome: Genome) -> tuple[Windows, Windows]:
     return train.weighted(config.genome_weights) if config.genome_weights else train, held
 
 
-def _describe(config: TrainConfig, precision: Precision, genome: Genome, command: str) -> dict[str, Any]:
+def _describe(config: TrainConfig, precision: Precision, setup: Setup, command: str) -> dict[str, Any]:
     """What run.json holds: all that decides the result, and what it was made with."""
     recipe = {field.name: getattr(config, field.name) for field in dataclasses.fields(Recipe)}
     recipe["model"] = dataclasses.asdict(config.model)
@@ -112,21 +100,16 @@ def _describe(config: TrainConfig, precision: Precision, genome: Genome, command
     recipe["dtype"] = next(name for name, dtype in DTYPES.items() if dtype == precision.dtype)
     return {
         "recipe": recipe,
-        "genome": {"files": [str(path) for path in genome.paths], "fingerprint": genome.fingerprint},
+        "genome": {
+            "files": [str(path) for path in setup.genome.paths],
+            "fingerprint": setup.genome.fingerprint,
+            "contigs": len(setup.genome.contigs),
+            "length_bp": int(setup.genome.lengths.sum()),
+        },
+        "windows": {"train": len(setup.train_windows), "held_out": len(setup.held_windows)},
         "command": command,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "versions": checkpoint.versions(precision.device),
     }
-
-
-def _require_space(run: Path, model: Electra | MaskedLM) -> None:
-    """Refuse to start what could not be saved: weights and two moments, fp32, twice while one replaces another."""
-    needed = 2 * 3 * 4 * sum(p.numel() for p in model.parameters())
-    free = shutil.disk_usage(run).free
-    if free < needed:
-        raise CheckpointError(
-            f"{run} has {free / 2**20:.0f} MiB free, and its checkpoints need {needed / 2**20:.0f} MiB; "
-            "free some space or choose another --out"
-        )
 
 
 def _banner(config: TrainConfig, setup: Setup, precision: Precision, place: World, run: Path | None) -> None:
@@ -184,11 +167,6 @@ def _progress(total: int, done: int) -> Iterator[Any]:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=total, completed=done, figures="")
         yield lambda step, figures: progress.update(task, completed=step, figures=figures)
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[Any]:
-    yield lambda step, figures: None
 
 
 def _prepare(config: TrainConfig, precision: Precision, genome: Genome, place: World) -> Setup:
@@ -254,32 +232,42 @@ def train(config: TrainConfig, command: str = "nucel.train", place: World = ALON
         TrainingError: training cannot go on.
     """
     precision = choose_precision(config.device, config.dtype)
-    device = precision.device
-    run, resumed = place.from_first(_choose_directory(config) if place.speaks else None)
-    with _removed_on_failure(run) if place.speaks else contextlib.nullcontext():
-        with place.first_alone():
-            genome = _open_genome(config, run)
-        setup = _prepare(config, precision, genome, place)
-        description = _describe(config, precision, genome, command)
-        if place.speaks:
-            run.mkdir(parents=True, exist_ok=True)
-            _require_space(run, setup.model)
-            if checkpoint.describes_run(run):
-                checkpoint.require_same_run(run, description)
-            else:
-                checkpoint.write_description(run, description)
+    track.require(config.track)
+    run = place.from_first(_choose_directory(config) if place.speaks else None)
+    with checkpoint.locked(run, _announce) if place.speaks else contextlib.nullcontext():
+        return _train(config, command, precision, run, place)
+
+
+def _train(config: TrainConfig, command: str, precision: Precision, run: Path, place: World) -> dict[str, Any]:
+    with place.first_alone():
+        genome = _open_genome(config, run)
+    setup = _prepare(config, precision, genome, place)
     model, optimizer, scaler = setup.model, setup.optimizer, setup.scaler
-    first = checkpoint.restore(run, model, optimizer, scaler, device) if resumed else 0
+    description = _describe(config, precision, setup, command)
     if place.speaks:
-        checkpoint.forget_metrics_after(run, first)
+        checkpoint.require_space(run, model, config.keep)
+        if checkpoint.describes_run(run):
+            checkpoint.require_same_run(run, description)
+        else:
+            checkpoint.write_description(run, description)
+    resumed = place.from_first(checkpoint.has_checkpoint(run))
+    first, warnings = checkpoint.restore(run, model, optimizer, scaler, precision.device) if resumed else (0, ())
+    if place.speaks:
+        for warning in warnings:
+            _announce(warning)
+        checkpoint.rewind(run, first)
         _banner(config, setup, precision, place, run)
         if resumed:
             console.print(f"  continuing after step {first}")
 
     last = min(config.steps, config.stop_after or config.steps)
-    loop = Loop(config, setup, precision, place, run)
     found, step = None, first
-    with Signals().noted() as signals, _progress(last, first) if place.speaks else _silence() as show:
+    with contextlib.ExitStack() as stack:
+        signals, show, record = stack.enter_context(Signals().noted()), _ignore, _ignore
+        if place.speaks:
+            show = stack.enter_context(_progress(last, first))
+            record = stack.enter_context(track.recording(run, first, config.track))
+        loop = Loop(config, setup, precision, place, run, record)
         while step < last:
             loop.step(step)
             step += 1
@@ -291,6 +279,7 @@ def train(config: TrainConfig, command: str = "nucel.train", place: World = ALON
                 found = loop.validate(step)
             if place.speaks and (step % config.save_every == 0 or at_end):
                 checkpoint.save(run, step, model, optimizer, scaler, config.keep)
+                card.write(run)
             if stopping:
                 break
     if not place.speaks:
@@ -299,7 +288,6 @@ def train(config: TrainConfig, command: str = "nucel.train", place: World = ALON
         console.print(f"{signals.received or 'A signal on another rank'}: saved step {step}; go on with --resume auto")
     elif found is None:  # a finished run was resumed: nothing is new but the summary
         found = validate(model, setup.validation_sampler, setup.validation_windows, precision)
-    _plot(run)
     summary = {
         "step": max(first, step),
         "tokens": max(first, step) * config.batch_size * config.context,
@@ -307,10 +295,17 @@ def train(config: TrainConfig, command: str = "nucel.train", place: World = ALON
         "interrupted": step < last,
         **_summarize(found, setup.validation_windows),
         "skipped_steps": loop.skipped_steps,
-        "device": str(device),
+        "device": str(precision.device),
         "out": str(run),
     }
+    checkpoint.write_summary(run, summary)
+    card.write(run)
+    _plot(run)
     return checkpoint.finite(summary)
+
+
+def _ignore(*_figures: Any) -> None:
+    """What a rank shows and records that does not speak."""
 
 
 def _summarize(found: Validation | None, windows: int) -> dict[str, Any]:
@@ -346,7 +341,7 @@ def estimate(config: TrainConfig, place: World = ALONE) -> dict[str, Any]:
         with place.first_alone():
             genome = _open_genome(config, Path(folder))
         setup = _prepare(config, precision, genome, place)
-        loop = Loop(config, setup, precision, place, Path(folder))
+        loop = Loop(config, setup, precision, place, Path(folder), _ignore)
         if place.speaks:
             _banner(config, setup, precision, place, None)
         started, step = time.perf_counter(), 0

@@ -6,11 +6,13 @@ import gzip
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -254,6 +256,13 @@ def test_the_demo_genome_is_a_function_of_its_seed(tmp_path):
     assert letters == set("ACGTacgtN")
 
 
+def test_a_demo_genome_is_whole_or_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "_contig", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        demo.write_demo_genome(tmp_path / "demo.fa")
+    assert checkpoint.is_unused(tmp_path) and not (tmp_path / "demo.fa").exists()
+
+
 def test_the_debug_preset_learns_the_demo_genome(tmp_path):
     """A third of the README's first run: already better than blind, and than the genome's composition."""
     words = ["--steps", "150", "--validate-every", "150", "--out", str(tmp_path / "run")]
@@ -376,7 +385,7 @@ def test_a_read_only_directory_is_refused(run, tmp_path):
 
 def test_too_small_a_disk_is_refused_before_training(run, tmp_path, capsys, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("nucel.train.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("nucel.checkpoint.shutil.disk_usage", lambda path: usage)
     assert run()[0] == 2
     assert not (tmp_path / "run").exists()
 
@@ -398,29 +407,43 @@ def test_a_disk_that_fills_up_ends_the_run_with_its_last_checkpoint_intact(genom
     assert call(-1, "--stop-after", "4").returncode == 0
     before = contents(out / "checkpoints")
     result = call(20_000)
-    assert result.returncode == 2 and "error:" in result.stderr and "Traceback" not in result.stderr
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "error: the checkpoint of step 8 could not be written" in result.stderr
+    assert f"The last good checkpoint is {out / 'checkpoints' / 'step-00000004'}" in result.stderr
     assert contents(out / "checkpoints") == before
     assert call(-1).returncode == 0
 
 
-def test_a_damaged_checkpoint_is_named(run, tmp_path, capsys):
-    run("--stop-after", 4)
-    trainer = tmp_path / "run" / "checkpoints" / "step-00000004" / "trainer.pt"
+def test_a_damaged_checkpoint_is_named_and_the_run_continued_from_the_one_before(run, genome, tmp_path, capsys):
+    whole, damaged = tmp_path / "whole", tmp_path / "damaged"
+    run(out=whole)
+    run(out=damaged)
+    words = [*TINY, "--genome", str(genome), "--out", str(damaged), "--resume", "auto"]
+    trainer = damaged / "checkpoints" / "step-00000010" / "trainer.pt"
     trainer.write_bytes(trainer.read_bytes()[:1000])
-    words = [*TINY, "--out", str(tmp_path / "run"), "--resume", "auto"]
-    genome = json.loads((tmp_path / "run" / "run.json").read_text())["genome"]["files"][0]
-    assert main([*words, "--genome", genome]) == 2
-    assert "trainer.pt is damaged" in capsys.readouterr().err
+    assert main(words) == 0
+    assert f"{trainer.parent} is skipped: trainer.pt is not what was written" in capsys.readouterr().err
+    assert trainer.parent.with_name("step-00000010.damaged").exists()
+    shutil.rmtree(trainer.parent.with_name("step-00000010.damaged"))
+    assert_same_state(whole, damaged)
+
+    for path in damaged.glob("checkpoints/*/trainer.pt"):
+        path.unlink()
+    before = contents(damaged)
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert all(f"{name} is skipped: trainer.pt is missing" in error for name in ("step-00000008", "step-00000010"))
+    assert contents(damaged) == before
 
 
 def test_a_recipe_is_described_field_by_field():
     """Whatever decides the result is compared on resume: no field of Recipe may be left out of run.json."""
 
     class Opened:
-        paths, fingerprint = (Path("a.fa"),), "0"
+        paths, fingerprint, contigs, lengths = (Path("a.fa"),), "0", ("a",), np.array([9])
 
     config = replace(PRESETS["debug"](), dtype="auto")
-    described = _describe(config, Precision(torch.device("cpu"), torch.float32), Opened, "x")["recipe"]
+    described = _describe(config, Precision(torch.device("cpu"), torch.float32), Opened, (), (), "x")["recipe"]
     assert described.keys() == Recipe.__dataclass_fields__.keys()
     assert described["dtype"] == "fp32"
 
