@@ -159,24 +159,26 @@ class Loop:
         skipped = self.guard.read()
         if skipped.longest >= self.config.max_skipped:
             raise TrainingError(self._explain(skipped))
-        steps, seconds = self._logged
-        rate = None
-        if self._steps > steps:
-            rate = (self._steps - steps) * self._tokens_per_step / (self.watch.seconds - seconds)
-            self.tokens_per_s = (self._steps - 1) * self._tokens_per_step / self.watch.seconds
-        self._logged = (self._steps, self.watch.seconds)
         line = {"step": step, "split": "train", **figures, "lr": learning_rate(self.config, step - 1)}
-        line |= {"tokens_per_s": rate, "skipped_steps": skipped.steps, **self._machine(rate)}
+        line |= {"skipped_steps": skipped.steps, **self._speed()}
         self.record(line)
         self.skipped_steps += skipped.steps
         return _bar_text(line, self.skipped_steps)
 
-    def _machine(self, rate: float | None) -> dict[str, float]:
-        """Share of the device's measured product rate, and peak memory; of a GPU."""
-        if self._peak is None:
-            return {}
-        figures = {"memory_mib": torch.cuda.max_memory_allocated(self.precision.device) / 2**20}
-        return figures if rate is None else figures | {"mfu": rate * self._flops_per_token / self._peak}
+    def _speed(self) -> dict[str, float]:
+        """Tokens per second since the last line; of a GPU also the share of its product rate, and peak memory."""
+        steps, seconds = self._logged
+        self._logged = (self._steps, self.watch.seconds)
+        figures = {}
+        if self._steps > steps:
+            rate = (self._steps - steps) * self._tokens_per_step / (self.watch.seconds - seconds)
+            self.tokens_per_s = (self._steps - 1) * self._tokens_per_step / self.watch.seconds
+            figures["tokens_per_s"] = rate
+            if self._peak is not None:
+                figures["mfu"] = rate * self._flops_per_token / self._peak
+        if self.precision.device.type == "cuda":
+            figures["memory_mib"] = torch.cuda.max_memory_allocated(self.precision.device) / 2**20
+        return figures
 
     def _explain(self, skipped: Skipped) -> str:
         """Which windows the last step had that was not finite."""
@@ -219,7 +221,7 @@ def _bar_text(line: dict[str, Any], skipped_steps: int) -> str:
     parts = [f"generator {line['generator_loss']:.3f}"]
     if "rtd_loss" in line:
         parts.append(f"RTD {line['rtd_loss']:.4f} AUROC {line['rtd_auroc']:.3f}")
-    if line["tokens_per_s"] is not None:
+    if "tokens_per_s" in line:
         parts.append(f"{line['tokens_per_s']:,.0f} tokens/s")
     if "mfu" in line:
         parts.append(f"{line['mfu']:.0%} MFU")

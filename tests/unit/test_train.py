@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -443,7 +444,8 @@ def test_a_recipe_is_described_field_by_field():
         paths, fingerprint, contigs, lengths = (Path("a.fa"),), "0", ("a",), np.array([9])
 
     config = replace(PRESETS["debug"](), dtype="auto")
-    described = _describe(config, Precision(torch.device("cpu"), torch.float32), Opened, (), (), "x")["recipe"]
+    setup = SimpleNamespace(genome=Opened, train_windows=(), held_windows=())
+    described = _describe(config, Precision(torch.device("cpu"), torch.float32), setup, "x")["recipe"]
     assert described.keys() == Recipe.__dataclass_fields__.keys()
     assert described["dtype"] == "fp32"
 
