@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one command and within ten minutes: build, tests, memory checker, benchmarks, tiles.
 #
-#     benchmarks/gpu_round.sh            results in $OUT, or in benchmarks/results
+#     benchmarks/gpu_round.sh [kernels]      the ops alone; results in $OUT, or in benchmarks/results
+#     benchmarks/gpu_round.sh train          the training step: tests, beside transformers, profile, two ranks on one GPU
+#     benchmarks/gpu_round.sh run FOLDER     RTD against MLM on a folder of genomes, four minutes each
 #
 # Needs no network: Python packages that are missing are taken from wheels/, if there is such a folder. Every section
 # has a time limit of its own and leaves a log; one that fails does not stop those after it. round.tsv says how each
-# ended, attention.md and rtd_loss.md (and .json) hold the tables.
+# ended, attention.md, rtd_loss.md, train.md and profile.md (and .json) hold the tables, run/ the real runs.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 OUT=$(realpath -m "${OUT:-benchmarks/results}")
@@ -42,13 +44,32 @@ memory_checker() {
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1 \
         "$PYTHON" -m pytest -q tests/gpu -k 'test_every_kernel and bfloat16 and (32- or 100- or 512-)'
 }
+step_tests() {
+    "$PYTHON" -m pytest -q tests/gpu/test_train_gpu.py tests/unit/test_step.py tests/unit/test_cost.py
+}
 export PYTHON
-export -f build environment memory_checker tests
+export -f build environment memory_checker step_tests tests
 
 section environment 20 bash -c environment
 section build 90 bash -c build
-section tests 170 bash -c tests
-section attention 170 "$PYTHON" benchmarks/bench_attention.py --out "$OUT" --seconds 140
-section rtd_loss 30 "$PYTHON" benchmarks/bench_rtd_loss.py --out "$OUT" --seconds 20
-section memory_checker 60 bash -c memory_checker
-section tiles 60 "$PYTHON" benchmarks/tune_tiles.py --widths 32 --seconds 45
+case ${1:-kernels} in
+kernels)
+    section tests 170 bash -c tests
+    section attention 170 "$PYTHON" benchmarks/bench_attention.py --out "$OUT" --seconds 140
+    section rtd_loss 30 "$PYTHON" benchmarks/bench_rtd_loss.py --out "$OUT" --seconds 20
+    section memory_checker 60 bash -c memory_checker
+    section tiles 60 "$PYTHON" benchmarks/tune_tiles.py --widths 32 --seconds 45
+    ;;
+train)
+    section step_tests 120 bash -c step_tests
+    section train 270 "$PYTHON" benchmarks/bench_train.py --out "$OUT" --seconds 180
+    section profile 90 "$PYTHON" benchmarks/profile_step.py --out "$OUT"
+    ;;
+run)
+    section run 560 "$PYTHON" benchmarks/real_run.py "${2:?give a folder of genomes}" --out "$OUT/run" --minutes 3.5
+    ;;
+*)
+    echo "kernels, train or run, not $1" >&2
+    exit 2
+    ;;
+esac

@@ -9,7 +9,12 @@ import argparse
 from pathlib import Path
 
 BEGIN, END = "<!-- gpu results: begin -->", "<!-- gpu results: end -->"
-SECTIONS = {"attention.md": "Attention", "rtd_loss.md": "Replaced-token-detection loss"}
+SECTIONS = {
+    "train.md": "Training and embedding",
+    "profile.md": "Where a step's time goes",
+    "attention.md": "Attention",
+    "rtd_loss.md": "Replaced-token-detection loss",
+}
 
 
 def with_results(readme: str, folder: Path) -> str:

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from . import durable, hub
-from .electra import Electra
+from .electra import Electra, MaskedLM
 from .hub import HubError
 
 _TRAINER = "trainer.pt"
@@ -133,11 +133,11 @@ def published(run: Path) -> list[Path]:
     return sorted(run / path.name for path in _checkpoints(run)[-1].iterdir() if path.is_dir())
 
 
-def _parameter_bytes(electra: Electra) -> int:
-    return sum(p.numel() * p.element_size() for p in electra.parameters())
+def _parameter_bytes(model: Electra | MaskedLM) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
-def require_space(run: Path, electra: Electra, keep: int) -> None:
+def require_space(run: Path, model: Electra | MaskedLM, keep: int) -> None:
     """Refuse to start what could not be saved: `keep` checkpoints, one that is being written, and the run's own copy.
 
     A checkpoint is the weights and two moments of each.
@@ -146,7 +146,7 @@ def require_space(run: Path, electra: Electra, keep: int) -> None:
         CheckpointError: the run's disk has not enough room for those that are not there yet.
     """
     missing = max(1, keep + 1 - len(_checkpoints(run)))
-    needed = (3 * missing + 1) * _parameter_bytes(electra)
+    needed = (3 * missing + 1) * _parameter_bytes(model)
     free = shutil.disk_usage(run).free
     if free < needed:
         raise CheckpointError(
@@ -156,7 +156,12 @@ def require_space(run: Path, electra: Electra, keep: int) -> None:
 
 
 def save(
-    run: Path, step: int, electra: Electra, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, keep: int
+    run: Path,
+    step: int,
+    model: Electra | MaskedLM,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    keep: int,
 ) -> Path:
     """Write the checkpoint of a step, delete all but the newest `keep`, and publish its weights as the run's.
 
@@ -167,15 +172,15 @@ def save(
     """
     folder = run / "checkpoints"
     target = folder / f"step-{step:08d}"
-    with writing(run, f"the checkpoint of step {step}", 3 * _parameter_bytes(electra)):
+    with writing(run, f"the checkpoint of step {step}", 3 * _parameter_bytes(model)):
         folder.mkdir(exist_ok=True)
         durable.fsync(run)
         _remove_leftovers(folder)
         if durable.damage(target):
             _set_aside(target)
-            _write(target, step, electra, optimizer, scaler, read_description(run))
+            _write(target, step, model, optimizer, scaler, read_description(run))
     _remove(_checkpoints(run)[:-keep])
-    with writing(run, "the copy of the newest weights", _parameter_bytes(electra)):
+    with writing(run, "the copy of the newest weights", _parameter_bytes(model)):
         _publish(target, run)
     return target
 
@@ -183,7 +188,7 @@ def save(
 def _write(
     target: Path,
     step: int,
-    electra: Electra,
+    model: Electra | MaskedLM,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     description: dict[str, Any],
@@ -195,11 +200,11 @@ def _write(
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
         "run": description,
-        "versions": versions(next(electra.parameters()).device),
+        "versions": versions(next(model.parameters()).device),
     }
     try:
         temporary.mkdir()
-        for name, network in electra.named_children():
+        for name, network in model.named_children():
             hub.save(network, temporary / name)
         with open(temporary / _TRAINER, "wb") as file:
             _save_state(state, file)
@@ -276,7 +281,11 @@ class Restored(NamedTuple):
 
 
 def restore(
-    run: Path, electra: Electra, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, device: torch.device
+    run: Path,
+    model: Electra | MaskedLM,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    device: torch.device,
 ) -> Restored:
     """Load the newest intact checkpoint into networks, optimizer and scaler; changes nothing in the directory.
 
@@ -289,16 +298,16 @@ def restore(
     warnings = []
     for checkpoint in reversed(_checkpoints(run)):
         try:
-            state, weights = _read(checkpoint, electra, device)
+            state, weights = _read(checkpoint, model, device)
             _require_origin(checkpoint, state, description)
         except (CheckpointError, HubError, OSError) as error:
             warnings.append(f"{checkpoint} is skipped: {error}")
             continue
-        for name, network in electra.named_children():
+        for name, network in model.named_children():
             network.load_state_dict(weights[name])
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
-        if found := _unequal(state["versions"], versions(device)):
+        if found := differences(state["versions"], versions(device)):
             warnings.append(
                 f"{checkpoint} was made with other versions, so results may differ in their last bits: "
                 + "; ".join(found)
@@ -311,17 +320,17 @@ def restore(
 
 
 def _read(
-    checkpoint: Path, electra: Electra, device: torch.device
+    checkpoint: Path, model: Electra | MaskedLM, device: torch.device
 ) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     """The trainer's state, and each network's."""
-    names = [name for name, _ in electra.named_children()]
+    names = [name for name, _ in model.named_children()]
     if found := durable.damage(checkpoint, (_TRAINER, *(f"{name}/model.safetensors" for name in names))):
         raise CheckpointError("; ".join(found))
     try:
         state = torch.load(checkpoint / _TRAINER, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{_TRAINER} cannot be read by torch {torch.__version__} ({error})") from None
-    return state, {name: hub.weights_for(getattr(electra, name), checkpoint / name) for name in names}
+    return state, {name: hub.weights_for(getattr(model, name), checkpoint / name) for name in names}
 
 
 def _require_origin(checkpoint: Path, state: dict[str, Any], description: dict[str, Any]) -> None:
@@ -438,7 +447,7 @@ def require_same_run(run: Path, description: dict[str, Any]) -> None:
 
 def _differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
     """What tells one run's description from another's: each setting of the recipe, and the genome."""
-    found = _unequal(stored["recipe"], given["recipe"])
+    found = differences(stored["recipe"], given["recipe"])
     if stored["genome"]["fingerprint"] != given["genome"]["fingerprint"]:
         found.append(
             f"genome: the run's is {', '.join(stored['genome']['files'])}, "
@@ -447,12 +456,13 @@ def _differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
     return found
 
 
-def _unequal(stored: Any, given: Any, name: str = "") -> list[str]:
+def differences(stored: Any, given: Any, name: str = "") -> list[str]:
+    """What two JSON values of the same kind differ in, a line for each place."""
     if isinstance(stored, dict) and isinstance(given, dict):
         return [
             line
             for key in {**stored, **given}
-            for line in _unequal(stored.get(key), given.get(key), f"{name}.{key}" if name else key)
+            for line in differences(stored.get(key), given.get(key), f"{name}.{key}" if name else key)
         ]
     return [] if stored == given else [f"{name}: the run has {stored}, given is {given}"]
 

@@ -118,6 +118,8 @@ class Recipe(WindowOptions):
     """All that decides the result of a run besides the genome. The defaults are the paper's, where it states them."""
 
     model: ElectraConfig = field(default_factory=ElectraConfig)
+    objective: Literal["electra", "mlm"] = "electra"
+    """electra trains the pair; mlm, its control, the discriminator's encoder on masked bases alone."""
 
     hold_out: tuple[str, ...] = ()
     """Contigs kept for validation, by name or glob."""
@@ -129,7 +131,7 @@ class Recipe(WindowOptions):
     steps: int = 700_000
     """Optimizer steps of the whole schedule."""
     batch_size: int = 192
-    """Windows per optimizer step, over all micro-batches."""
+    """Windows per optimizer step, over all ranks and micro-batches."""
     lr: float = 1e-4
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -194,8 +196,14 @@ class TrainConfig(Recipe):
     """A run directory to continue, or "auto": continue --out if it holds a checkpoint, else start it."""
     stop_after: int | None = None
     """Stop after this step with a checkpoint; the schedule stays that of --steps."""
+    dry_run: bool = False
+    """Measure a few steps, print what the run would take (tokens, epochs, hours), and write nothing."""
     micro_batch: int | None = None
-    """Windows per forward and backward pass; gradients are accumulated. By default the whole batch."""
+    """Windows per forward and backward pass of a rank; gradients are accumulated. By default as many as fit."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the blocks with torch.compile; auto does so on a GPU."""
+    max_skipped: int = 20
+    """Stop after so many steps in a row whose loss or gradient is not finite; each of them is skipped."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes a GPU where there is one."""
     threads: int | None = None
@@ -215,7 +223,7 @@ class TrainConfig(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("validate_every", "validation_windows", "save_every", "keep", "log_every"):
+        for name in ("validate_every", "validation_windows", "save_every", "keep", "log_every", "max_skipped"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("stop_after", "micro_batch", "threads"):
             value = getattr(self, name)

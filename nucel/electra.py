@@ -11,6 +11,7 @@ Legend: B batch, T positions, M masked slots, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -47,20 +48,20 @@ class Corrupted(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """One forward pass of the pair: what is minimised, and what its metrics are made from."""
+    """One forward pass: what is minimised, and what its metrics are made from. A masked LM has nothing of RTD."""
 
     loss: Tensor
     """(), generator_loss + discriminator_weight * rtd_loss."""
     generator_loss: Tensor
     """(), mean cross-entropy over the masked positions, in nats."""
-    rtd_loss: Tensor
-    """(), mean binary cross-entropy over the real positions, in nats."""
     generator_logits: Tensor
     """(B, M, V)."""
-    rtd_logits: Tensor
-    """(B, T)."""
     masked: Masked
-    corrupted: Corrupted
+    rtd_loss: Tensor | None = None
+    """(), mean binary cross-entropy over the real positions, in nats."""
+    rtd_logits: Tensor | None = None
+    """(B, T)."""
+    corrupted: Corrupted | None = None
 
 
 def _signed(x: int) -> int:
@@ -127,13 +128,19 @@ def corrupt(tokens: Tensor, masked: Masked, proposals: Tensor) -> Corrupted:
 
 
 class Electra(nn.Module):
-    """Generator and discriminator, trained together (NucEL, eq. 1-3)."""
+    """Generator and discriminator, trained together (NucEL, eq. 1-3).
 
-    def __init__(self, config: ElectraConfig):
+    Args:
+        generator, discriminator: by default they are built from the configuration.
+    """
+
+    def __init__(
+        self, config: ElectraConfig, generator: nn.Module | None = None, discriminator: nn.Module | None = None
+    ):
         super().__init__()
         self.config = config
-        self.generator = Generator(config.generator, config.tie_embeddings)
-        self.discriminator = Discriminator(config.discriminator)
+        self.generator = generator or Generator(config.generator, config.tie_embeddings)
+        self.discriminator = discriminator or Discriminator(config.discriminator)
 
     def initialize(self, seed: int) -> Electra:
         """Draw all weights anew from a seed; returns self."""
@@ -142,25 +149,74 @@ class Electra(nn.Module):
         initialize(self.discriminator, draws)
         return self
 
-    def forward(self, tokens: Tensor, seed: int, rows: Tensor, lengths: Tensor | None = None) -> Losses:
+    def forward(
+        self,
+        tokens: Tensor,
+        seed: int,
+        rows: Tensor,
+        lengths: Tensor | None = None,
+        backward: Callable[[Tensor], None] | None = None,
+    ) -> Losses:
         """Losses of windows.
 
         Args:
             tokens: (B, T), [CLS] first.
             seed, rows: rows int64 (B,), each window's number in the run; they decide masks and proposals.
             lengths: (B,) integer, real positions of right-padded rows.
+            backward: called with each network's share of the loss as soon as it is known. No gradient flows from the
+                discriminator to the generator, so the generator's activations need not outlive its own backward pass.
         """
         config = self.config
         masked = mask(tokens, config.mask_rate, seed, rows)
         generator_logits = self.generator(masked.tokens, masked.positions, lengths)
         generator_loss = masked_cross_entropy(generator_logits, masked)
-
         proposals = propose(generator_logits, config.temperature, seed, rows, masked.positions)
+        if backward is not None:
+            backward(generator_loss)
+            generator_loss, generator_logits = generator_loss.detach(), generator_logits.detach()
+
         corrupted = corrupt(tokens, masked, proposals)
         rtd_loss, rtd_logits = self.discriminator(corrupted.tokens, corrupted.original, lengths)
+        if backward is not None:
+            backward(config.discriminator_weight * rtd_loss)
+            rtd_loss = rtd_loss.detach()
 
         loss = generator_loss + config.discriminator_weight * rtd_loss
-        return Losses(loss, generator_loss, rtd_loss, generator_logits, rtd_logits, masked, corrupted)
+        return Losses(loss, generator_loss, generator_logits, masked, rtd_loss, rtd_logits, corrupted)
+
+
+class MaskedLM(nn.Module):
+    """The control: an encoder of the discriminator's size that learns from masked bases alone (BERT's objective).
+
+    It reads the same windows with the same masks as the pair.
+    """
+
+    def __init__(self, config: ElectraConfig, masked_lm: nn.Module | None = None):
+        super().__init__()
+        self.config = config
+        self.masked_lm = masked_lm or Generator(config.discriminator, config.tie_embeddings)
+
+    def initialize(self, seed: int) -> MaskedLM:
+        """Draw all weights anew from a seed; returns self."""
+        initialize(self.masked_lm, torch.Generator().manual_seed(seed))
+        return self
+
+    def forward(
+        self,
+        tokens: Tensor,
+        seed: int,
+        rows: Tensor,
+        lengths: Tensor | None = None,
+        backward: Callable[[Tensor], None] | None = None,
+    ) -> Losses:
+        """Losses of windows; as for `Electra`."""
+        masked = mask(tokens, self.config.mask_rate, seed, rows)
+        logits = self.masked_lm(masked.tokens, masked.positions, lengths)
+        loss = masked_cross_entropy(logits, masked)
+        if backward is not None:
+            backward(loss)
+            loss, logits = loss.detach(), logits.detach()
+        return Losses(loss, loss, logits, masked)
 
 
 def masked_cross_entropy(logits: Tensor, masked: Masked) -> Tensor:

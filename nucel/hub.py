@@ -1,8 +1,8 @@
 """ModernBERT's directory format, both ways: config.json, model.safetensors, tokenizer.json.
 
-A generator is written as ModernBertForMaskedLM, a discriminator as ModernBertForTokenClassification with one label, so
-that transformers loads both without custom code. Read back are our own directories, any ModernBERT encoder over this
-alphabet, and the published NucEL weights (a bare encoder).
+A generator is written as ModernBertForMaskedLM, a discriminator as ModernBertForTokenClassification with one label and
+a classifier as ModernBertForSequenceClassification, so that transformers loads them without custom code. Read back are
+our own directories, any ModernBERT encoder over this alphabet, and the published NucEL weights (a bare encoder).
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ from torch import Tensor
 
 from . import vocab
 from .config import ConfigError, EncoderConfig
-from .model import Discriminator, Encoder, Generator
+from .model import Classifier, Discriminator, Encoder, Generator
+
+Network = Generator | Discriminator | Classifier
 
 PREFIXES = ("", "model.", "bert.", "discriminator.bert.")
 """Where an encoder's tensors are found in the checkpoints in use."""
 _EMBEDDING = "embeddings.tok_embeddings.weight"
 _MAX_POSITIONS = 8192
+"""Written for an encoder whose training context is not known: ModernBERT's own."""
+_TASK = "ModernBertForSequenceClassification"
 
 
 class HubError(ValueError):
@@ -34,19 +38,31 @@ class HubError(ValueError):
 # ---- configuration ---------------------------------------------------------------------------------------------------
 
 
-def _config_json(network: Generator | Discriminator) -> dict:
-    config = network.model.config
-    heads = {
-        Generator: {"architectures": ["ModernBertForMaskedLM"]},
-        Discriminator: {
-            "architectures": ["ModernBertForTokenClassification"],
-            "id2label": {"0": "original"},
-            "label2id": {"original": 0},
-        },
+def _head_json(network: Network) -> dict:
+    """What config.json says about the task that a network is for."""
+    activation = {"classifier_activation": "linear" if network.head.linear else "gelu"}
+    if isinstance(network, Generator):
+        return {"architectures": ["ModernBertForMaskedLM"], **activation}
+    labels = ("original",) if isinstance(network, Discriminator) else network.labels or ("value",)
+    named = {
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
     }
-    tied = isinstance(network, Generator) and network.tied
+    if isinstance(network, Discriminator):
+        return {"architectures": ["ModernBertForTokenClassification"], **named, **activation}
     return {
-        **heads[type(network)],
+        "architectures": [_TASK],
+        "problem_type": "regression" if network.labels is None else "single_label_classification",
+        "classifier_pooling": network.pooling,
+        **named,
+        **activation,
+    }
+
+
+def _config_json(network: Network) -> dict:
+    config = network.model.config
+    return {
+        **_head_json(network),
         "model_type": "modernbert",
         "dtype": "float32",
         "vocab_size": len(vocab.TOKENS),
@@ -55,8 +71,8 @@ def _config_json(network: Generator | Discriminator) -> dict:
         "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads,
         "hidden_activation": "gelu",
-        "classifier_activation": "gelu",
-        "max_position_embeddings": _MAX_POSITIONS,
+        "max_position_embeddings": network.model.context or _MAX_POSITIONS,
+        "initializer_range": config.init_std,
         "norm_eps": config.norm_eps,
         "norm_bias": False,
         "attention_bias": False,
@@ -67,7 +83,7 @@ def _config_json(network: Generator | Discriminator) -> dict:
         "embedding_dropout": 0.0,
         "mlp_dropout": 0.0,
         "classifier_dropout": 0.0,
-        "tie_word_embeddings": tied,
+        "tie_word_embeddings": isinstance(network, Generator) and network.tied,
         "pad_token_id": vocab.PAD,
         "cls_token_id": vocab.CLS,
         "sep_token_id": vocab.SEP,
@@ -133,6 +149,7 @@ def encoder_config(config: Mapping) -> EncoderConfig:
             global_theta=_theta(rope, "full_attention", config.get("global_rope_theta"), 160_000.0),
             local_theta=_theta(rope, "sliding_attention", config.get("local_rope_theta"), 10_000.0),
             norm_eps=config.get("norm_eps", 1e-5),
+            init_std=config.get("initializer_range", 0.02),
         )
     except KeyError as missing:
         raise HubError(f"config.json lacks {missing}") from None
@@ -191,11 +208,11 @@ def _tokenizer_json() -> dict:
     }
 
 
-def _tokenizer_config_json() -> dict:
+def _tokenizer_config_json(context: int | None) -> dict:
     named = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": _MAX_POSITIONS,
+        "model_max_length": context or _MAX_POSITIONS,
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
         **{f"{role}_token": name for role, name in named.items()},
@@ -207,13 +224,13 @@ def _tokenizer_config_json() -> dict:
 # ---- directories -----------------------------------------------------------------------------------------------------
 
 
-def save(network: Generator | Discriminator, directory: Path) -> None:
+def save(network: Network, directory: Path) -> None:
     """Write a network as a directory that transformers loads; the directory must not exist."""
     directory.mkdir()
     files = {
         "config.json": _config_json(network),
         "tokenizer.json": _tokenizer_json(),
-        "tokenizer_config.json": _tokenizer_config_json(),
+        "tokenizer_config.json": _tokenizer_config_json(network.model.context),
     }
     for name, content in files.items():
         (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -238,7 +255,7 @@ def _read_weights(directory: Path) -> dict[str, Tensor]:
         raise HubError(f"{path} is damaged: {error}") from None
 
 
-def _require_match(network: Encoder | Generator | Discriminator, state: dict[str, Tensor], source: Path) -> None:
+def _require_match(network: Encoder | Network, state: dict[str, Tensor], source: Path) -> None:
     """Refuse a state dict that does not match the network name by name and shape by shape."""
     expected = network.state_dict()
     problems = [f"lacks {name}" for name in expected.keys() - state.keys()]
@@ -267,22 +284,62 @@ def weights_for(network: Generator | Discriminator, directory: Path) -> dict[str
     return state
 
 
-def load(path: str | os.PathLike[str]) -> Encoder:
-    """The encoder of a run directory (its discriminator's) or of a ModernBERT model directory, ready for inference.
+def _read_config(directory: Path) -> dict:
+    path = _read(directory, "config.json")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise HubError(f"{path}: {error}") from None
+    if not isinstance(config, dict):
+        raise HubError(f"{path} holds no object of settings")
+    return config
 
-    Heads that the directory may hold besides the encoder are left aside.
+
+def _require_alphabet(directory: Path) -> None:
+    """Refuse a directory whose tokenizer, where one of the usual files tells, gives other ids to the letters we use."""
+    name = next((n for n in ("tokenizer.json", "vocab.json", "vocab.txt") if (directory / n).is_file()), "config.json")
+    try:
+        theirs = _token_ids(name, (directory / name).read_text(encoding="utf-8"))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise HubError(f"{directory / name} cannot be read as a tokenizer's ({error})") from None
+    ours = {token: vocab.ID[token] for token in ("[PAD]", "[UNK]", "[CLS]", "[MASK]", *"ACGT")}
+    wrong = [f"{token} is {theirs[token]}, not {i}" for token, i in ours.items() if theirs.get(token, i) != i]
+    if wrong:
+        raise HubError(f"{directory / name} has another alphabet than NucEL's: {'; '.join(wrong)}")
+
+
+def _token_ids(name: str, text: str) -> dict[str, int]:
+    """The ids that a tokenizer's file, or config.json where there is none, gives to tokens."""
+    if name == "vocab.txt":
+        return {token: i for i, token in enumerate(text.splitlines())}
+    content = json.loads(text)
+    if name == "vocab.json":
+        return content
+    if name == "config.json":
+        return {f"[{role.upper()}]": i for role in ("pad", "cls") if (i := content.get(f"{role}_token_id")) is not None}
+    return dict(content["model"]["vocab"]) | {token["content"]: token["id"] for token in content["added_tokens"]}
+
+
+def load(path: str | os.PathLike[str]) -> Encoder:
+    """The encoder of a run directory (its discriminator's, or its masked LM's) or of a ModernBERT model directory.
+
+    It is ready for inference. Heads that the directory may hold besides the encoder are left aside: a generator (MLM)
+    or a fine-tuned classifier gives its encoder too. The encoder's `context` is max_position_embeddings.
 
     Raises:
         HubError: no such directory, another architecture or alphabet, missing or damaged weights.
     """
     directory = Path(path)
-    if (directory / "discriminator").is_dir():
-        directory = directory / "discriminator"
-    config_path = _read(directory, "config.json")
+    for network in ("discriminator", "masked_lm"):
+        if (directory / network).is_dir():
+            directory = directory / network
+    config = _read_config(directory)
     try:
-        encoder = Encoder(encoder_config(json.loads(config_path.read_text(encoding="utf-8"))))
-    except (HubError, ConfigError, json.JSONDecodeError) as error:
-        raise HubError(f"{config_path}: {error}") from None
+        encoder = Encoder(encoder_config(config))
+    except (HubError, ConfigError) as error:
+        raise HubError(f"{directory / 'config.json'}: {error}") from None
+    _require_alphabet(directory)
+    encoder.context = config.get("max_position_embeddings", _MAX_POSITIONS)
 
     state = _read_weights(directory)
     prefix = next((p for p in reversed(PREFIXES) if p + _EMBEDDING in state), None)
@@ -297,3 +354,51 @@ def load(path: str | os.PathLike[str]) -> Encoder:
     _require_match(encoder, bare, directory / "model.safetensors")
     encoder.load_state_dict(bare)
     return encoder.eval()
+
+
+def load_classifier(path: str | os.PathLike[str]) -> Classifier:
+    """A fine-tuned model, of ours or of transformers' ModernBertForSequenceClassification, ready for inference.
+
+    Raises:
+        HubError: no such directory, no model of this kind, another alphabet, missing or damaged weights.
+    """
+    directory = Path(path)
+    config = _read_config(directory)
+    if _TASK not in config.get("architectures", ()):
+        raise HubError(
+            f"{directory} is no fine-tuned model but {', '.join(config.get('architectures', ())) or 'an encoder'}; "
+            f"python -m nucel.finetune makes one from it"
+        )
+    state = _read_weights(directory)
+    try:
+        network = Classifier(
+            encoder_config(config),
+            _labels(config, len(state.get("classifier.weight", ()))),
+            _one_of(config, "classifier_pooling", "cls", "mean"),
+            linear=_one_of(config, "classifier_activation", "gelu", "linear") == "linear",
+        )
+    except (HubError, ConfigError) as error:
+        raise HubError(f"{directory / 'config.json'}: {error}") from None
+    _require_alphabet(directory)
+    network.model.context = config.get("max_position_embeddings", _MAX_POSITIONS)
+    _require_match(network, state, directory / "model.safetensors")
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def _one_of(config: Mapping, key: str, default: str, other: str) -> str:
+    value = config.get(key, default)
+    if value not in (default, other):
+        raise HubError(f"{key} must be {default!r} or {other!r}, got {value!r}")
+    return value
+
+
+def _labels(config: Mapping, outputs: int) -> tuple[str, ...] | None:
+    """Names of a classifier's outputs; None where its one output is a number."""
+    problem = config.get("problem_type") or ("regression" if outputs == 1 else "single_label_classification")
+    if problem == "regression" and outputs == 1:
+        return None
+    if problem != "single_label_classification" or outputs < 2:
+        raise HubError(f"problem_type {problem!r} with {outputs} outputs is neither classification nor regression")
+    named = config.get("id2label") or {}
+    return tuple(str(named.get(str(i), f"LABEL_{i}")) for i in range(outputs))

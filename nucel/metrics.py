@@ -7,6 +7,7 @@ already reaches a low cross-entropy. Hence AUROC, average precision, and the los
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -90,45 +91,57 @@ class Meter:
         self._reset()
 
     def _reset(self) -> None:
-        self.windows = 0
         self.losses = torch.zeros(3, device=self.device)
-        self.slots = torch.zeros(3, dtype=torch.int64, device=self.device)
+        self.counts = torch.zeros(4, dtype=torch.int64, device=self.device)
         self.histogram = torch.zeros(2 * self.BINS, dtype=torch.int64, device=self.device)
 
     @torch.no_grad()
     def add(self, losses: Losses) -> None:
         """Take in one forward pass: no host synchronisation, no shape that depends on data."""
         masked, corrupted = losses.masked, losses.corrupted
-        windows = len(corrupted.tokens)
-        likeliest = losses.generator_logits.argmax(-1) == masked.originals
-        sampled = corrupted.tokens.gather(1, masked.positions) == masked.originals
-        slots = torch.stack([x.sum() for x in (masked.used, likeliest & masked.used, sampled & masked.used)])
-        self.windows += windows
-        self.slots += slots
-        self.losses += torch.stack([losses.loss * windows, losses.generator_loss * slots[0], losses.rtd_loss * windows])
-        bins = (losses.rtd_logits.sigmoid() * self.BINS).long().clamp(max=self.BINS - 1)
-        bins += self.BINS * corrupted.original
-        self.histogram.index_add_(0, bins.flatten(), torch.ones_like(bins).flatten())
+        windows = len(masked.tokens)
+        likeliest = (losses.generator_logits.argmax(-1) == masked.originals) & masked.used
+        used = masked.used.sum()
+        sums, counts = [losses.loss * windows, losses.generator_loss * used], [likeliest.sum(), used]
+        if corrupted is not None:
+            sampled = (corrupted.tokens.gather(1, masked.positions) == masked.originals) & masked.used
+            sums.append(losses.rtd_loss * windows)
+            counts.append(sampled.sum())
+            bins = (losses.rtd_logits.sigmoid().nan_to_num(0) * self.BINS).long().clamp(max=self.BINS - 1)
+            bins += self.BINS * corrupted.original
+            self.histogram.index_add_(0, bins.flatten(), torch.ones_like(bins).flatten())
+        self.losses[: len(sums)] += torch.stack(sums)
+        self.counts[: len(counts)] += torch.stack(counts)
+        self.counts[3] += windows
 
-    def read(self) -> dict[str, float]:
-        """Means over what was added since the last reading; starts anew."""
+    def read(self, add_ranks: Callable[[Tensor], None] = lambda total: None) -> dict[str, float]:
+        """Means over what was added since the last reading; starts anew.
+
+        Args:
+            add_ranks: adds a tensor up over all ranks, in place.
+        """
+        for total in (self.losses, self.counts, self.histogram):
+            add_ranks(total)
         loss, generator_loss, rtd_loss = self.losses.tolist()
-        used, likeliest, sampled = self.slots.tolist()
-        replaced, original = self.histogram.cpu().view(2, self.BINS)
-        replaced_below, original_below = (int(counts[: self.BINS // 2].sum()) for counts in (replaced, original))
-        fraction = int(replaced.sum()) / int(replaced.sum() + original.sum())
-        ranked = RankedScores(-torch.arange(self.BINS).repeat(2), torch.arange(2 * self.BINS) < self.BINS)
+        likeliest, used, sampled, windows = self.counts.tolist()
         figures = {
-            "loss": loss / self.windows,
+            "loss": loss / windows,
             "generator_loss": generator_loss / max(1, used),
             "generator_accuracy": likeliest / max(1, used),
-            "generator_sampled_accuracy": sampled / max(1, used),
-            "rtd_loss": rtd_loss / self.windows,
-            "rtd_blind": blind_cross_entropy(fraction),
-            "rtd_auroc": ranked.auroc(torch.cat((replaced, original))),
-            "rtd_recall": replaced_below / max(1, int(replaced.sum())),
-            "rtd_precision": replaced_below / max(1, replaced_below + original_below),
-            "replaced_fraction": fraction,
         }
+        replaced, original = self.histogram.cpu().view(2, self.BINS)
+        if positions := int(replaced.sum() + original.sum()):
+            replaced_below, original_below = (int(counts[: self.BINS // 2].sum()) for counts in (replaced, original))
+            fraction = int(replaced.sum()) / positions
+            ranked = RankedScores(-torch.arange(self.BINS).repeat(2), torch.arange(2 * self.BINS) < self.BINS)
+            figures |= {
+                "generator_sampled_accuracy": sampled / max(1, used),
+                "rtd_loss": rtd_loss / windows,
+                "rtd_blind": blind_cross_entropy(fraction),
+                "rtd_auroc": ranked.auroc(torch.cat((replaced, original))),
+                "rtd_recall": replaced_below / max(1, int(replaced.sum())),
+                "rtd_precision": replaced_below / max(1, replaced_below + original_below),
+                "replaced_fraction": fraction,
+            }
         self._reset()
         return figures

@@ -6,165 +6,36 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 import tyro
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
-from . import card, checkpoint, demo, kernels, track
+from . import card, checkpoint, cost, demo, kernels, parallel, track
 from .checkpoint import CheckpointError
-from .config import PRESETS, ConfigError, Recipe, TrainConfig
-from .electra import Electra
+from .compiled import compile_blocks
+from .config import PRESETS, ConfigError, EncoderConfig, Recipe, TrainConfig
+from .device import DTYPES, Precision, choose_precision
+from .electra import Electra, MaskedLM
 from .genome import Genome, GenomeError, Windows, WindowSampler
 from .hub import HubError
-from .metrics import Meter, RankedScores, bootstrap_auroc
+from .loop import Loop, Setup, Signals, TrainingError, console
+from .metrics import bootstrap_auroc
+from .parallel import ALONE, World
+from .step import VALIDATION_SEED, Validation, make_optimizer, validate
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_VALIDATION_SEED = 0
-"""Validation uses the same windows, masks and draws in every run, so that runs can be compared."""
-
-console = Console(stderr=True, highlight=False)
-
-
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Rate of the update that leads from `step` (0-based) to the next: linear warm-up from 0, then recipe.decay.
-
-    Linear and cosine decay reach 0 after the last step.
-    """
-    if step < recipe.warmup_steps:
-        return recipe.lr * (step + 1) / recipe.warmup_steps
-    progress = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-    match recipe.decay:
-        case "constant":
-            return recipe.lr
-        case "linear":
-            return recipe.lr * (1 - progress)
-        case "cosine":
-            return recipe.lr * (1 + math.cos(math.pi * progress)) / 2
-
-
-def make_optimizer(electra: Electra, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only, never on norms and biases."""
-    parameters = list(electra.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.adam_eps, fused=True)
-
-
-class Precision(NamedTuple):
-    """Where and in which dtype the networks compute; their weights stay fp32."""
-
-    device: torch.device
-    dtype: torch.dtype
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-    def gradient_scaler(self) -> torch.amp.GradScaler:
-        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-
-
-# ---- one step and one validation -------------------------------------------------------------------------------------
-
-
-def train_step(
-    electra: Electra,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    precision: Precision,
-    recipe: Recipe,
-    tokens: Tensor,
-    step: int,
-    micro_batch: int,
-    meter: Meter,
-) -> None:
-    """One optimizer step on tokens (B, T), without host synchronisation; its figures go to the meter.
-
-    The batch's loss is the mean of its micro-batches' losses.
-    """
-    rows = torch.arange(step * len(tokens), (step + 1) * len(tokens), device=tokens.device)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(recipe, step)
-    for part, part_rows in zip(tokens.split(micro_batch), rows.split(micro_batch), strict=True):
-        with precision.autocast():
-            losses = electra(part, recipe.seed, part_rows)
-        scaler.scale(losses.loss * (len(part) / len(tokens))).backward()
-        meter.add(losses)
-    scaler.unscale_(optimizer)
-    torch.nn.utils.clip_grad_norm_(electra.parameters(), recipe.max_grad_norm)
-    scaler.step(optimizer)
-    scaler.update()
-    optimizer.zero_grad(set_to_none=True)
-
-
-class Validation(NamedTuple):
-    """What a validation finds."""
-
-    figures: dict[str, float]
-    rtd_logits: Tensor
-    """(windows, T)."""
-    replaced: Tensor
-    """bool (windows, T)."""
-
-
-@torch.no_grad()
-def validate(electra: Electra, sampler: WindowSampler, windows: int, precision: Precision) -> Validation:
-    """Losses and replaced-token detection over the first `windows` rows of a held-out sampler, the same each time."""
-    electra.eval()
-    meter, logits, replaced = Meter(precision.device), [], []
-    for step in range(math.ceil(windows / sampler.rows)):
-        first = step * sampler.rows
-        tokens = _upload(sampler.batch(step).tokens[: windows - first], precision.device)
-        rows = torch.arange(first, first + len(tokens), device=precision.device)
-        with precision.autocast():
-            losses = electra(tokens, _VALIDATION_SEED, rows)
-        meter.add(losses)
-        logits.append(losses.rtd_logits.float().cpu())
-        replaced.append(~losses.corrupted.original.cpu())
-    electra.train()
-
-    logits, replaced = torch.cat(logits), torch.cat(replaced)
-    ranked = RankedScores(-logits.flatten(), replaced.flatten())
-    exact = {"rtd_auroc": ranked.auroc(), "rtd_average_precision": ranked.average_precision()}
-    figures = meter.read() | exact
-    return Validation(figures, logits, replaced)
-
-
-# ---- the run ---------------------------------------------------------------------------------------------------------
-
-
-def choose_precision(config: TrainConfig) -> Precision:
-    """Resolve ``auto``: a GPU where there is one, bf16 on it and fp32 on a CPU.
-
-    Raises:
-        ConfigError: a device that torch does not know or does not see.
-    """
-    name = config.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device {name} cannot be used: {reason}") from None
-    dtype = config.dtype
-    if dtype == "auto":
-        dtype = "fp32" if device.type == "cpu" else "bf16"
-    return Precision(device, _DTYPES[dtype])
+_MODELS = {"electra": Electra, "mlm": MaskedLM}
+_MEASURED_SECONDS = 20.0
+INTERRUPTED = 75
+"""Exit status of a run that a signal ended after a checkpoint: EX_TEMPFAIL, "run it again"."""
 
 
 def _choose_directory(config: TrainConfig) -> Path:
@@ -218,9 +89,7 @@ def _windows(config: TrainConfig, genome: Genome) -> tuple[Windows, Windows]:
     return train.weighted(config.genome_weights) if config.genome_weights else train, held
 
 
-def _describe(
-    config: TrainConfig, precision: Precision, genome: Genome, train: Windows, held: Windows, command: str
-) -> dict[str, Any]:
+def _describe(config: TrainConfig, precision: Precision, setup: Setup, command: str) -> dict[str, Any]:
     """What run.json holds: all that decides the result, and what it was made with."""
     recipe = {field.name: getattr(config, field.name) for field in dataclasses.fields(Recipe)}
     recipe["model"] = dataclasses.asdict(config.model)
@@ -228,61 +97,60 @@ def _describe(
     for bed in ("keep_bed", "drop_bed"):
         if path := recipe[bed]:
             recipe[bed] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    recipe["dtype"] = next(name for name, dtype in _DTYPES.items() if dtype == precision.dtype)
+    recipe["dtype"] = next(name for name, dtype in DTYPES.items() if dtype == precision.dtype)
     return {
         "recipe": recipe,
         "genome": {
-            "files": [str(path) for path in genome.paths],
-            "fingerprint": genome.fingerprint,
-            "contigs": len(genome.contigs),
-            "length_bp": int(genome.lengths.sum()),
+            "files": [str(path) for path in setup.genome.paths],
+            "fingerprint": setup.genome.fingerprint,
+            "contigs": len(setup.genome.contigs),
+            "length_bp": int(setup.genome.lengths.sum()),
         },
-        "windows": {"train": len(train), "held_out": len(held)},
+        "windows": {"train": len(setup.train_windows), "held_out": len(setup.held_windows)},
         "command": command,
         "versions": checkpoint.versions(precision.device),
     }
 
 
-def _banner(
-    config: TrainConfig,
-    electra: Electra,
-    genome: Genome,
-    train: Windows,
-    held: Windows,
-    precision: Precision,
-    run: Path,
-) -> None:
-    device = precision.device
+def _banner(config: TrainConfig, setup: Setup, precision: Precision, place: World, run: Path | None) -> None:
+    device, genome = precision.device, setup.genome
     if device.type == "cuda":
         hardware = torch.cuda.get_device_name(device)
     else:
         hardware = f"{device.type}, {torch.get_num_threads()} threads"
+    if place.size > 1:
+        hardware = f"{place.size} ranks, each on {hardware}"
     fused = kernels.fused_ops(device)
     plain = [op for op in kernels.OPS if op not in fused]
     paths = []
     if fused:
-        paths.append(f"fused for {device.type}: {', '.join(fused)}")
+        paths.append(f"{device.type}'s own: {', '.join(fused)}")
     if plain:
         paths.append(f"PyTorch reference: {', '.join(plain)} (no fused kernel is registered for {device.type})")
+    paths.append("blocks compiled" if setup.compiled else "blocks not compiled")
 
-    def size(network: str) -> str:
-        shape, module = getattr(config.model, network), getattr(electra, network)
-        millions = sum(p.numel() for p in module.parameters()) / 1e6
-        return f"{network} {shape.layers} x {shape.width} ({millions:.1f} M)"
+    def size(name: str, shape: EncoderConfig) -> str:
+        millions = sum(p.numel() for p in getattr(setup.model, name).parameters()) / 1e6
+        return f"{name.replace('_', ' ')} {shape.layers} x {shape.width} ({millions:.1f} M)"
 
-    steps_per_epoch = len(train) / config.batch_size
+    shapes = {"generator": config.model.generator, "discriminator": config.model.discriminator}
+    if config.objective == "mlm":
+        shapes = {"masked_lm": config.model.discriminator}
+    accumulated = config.batch_size // place.size // setup.micro_batch
     rows = {
-        "model": f"{size('generator')}, {size('discriminator')}",
+        "model": ", ".join(size(name, shape) for name, shape in shapes.items()),
         "genome": f"{', '.join(str(p) for p in genome.paths)}: {len(genome.contigs)} contig(s), "
         f"{genome.lengths.sum() / 1e6:.2f} Mb",
-        "windows": f"{len(train)} to train on, {len(held)} held out, of {config.window_bp} bp; "
-        f"an epoch is {steps_per_epoch:.1f} steps",
+        "windows": f"{len(setup.train_windows)} to train on, {len(setup.held_windows)} held out, of "
+        f"{config.window_bp} bp; an epoch is {setup.sampler.steps_per_epoch:.1f} steps",
         "budget": f"{config.steps} steps of {config.batch_size} x {config.context} tokens, "
-        f"{config.steps / steps_per_epoch:.1f} epochs",
-        "device": f"{hardware}, {str(precision.dtype).removeprefix('torch.')}",
+        f"{config.steps / setup.sampler.steps_per_epoch:.1f} epochs",
+        "device": f"{hardware}, {str(precision.dtype).removeprefix('torch.')}, micro-batch {setup.micro_batch}"
+        + (f", {accumulated} to a step" if accumulated > 1 else ""),
         "kernels": "; ".join(paths),
-        "run": str(run),
     }
+    if run is not None:
+        rows["run"] = str(run)
     for name, text in rows.items():
         console.print(f"  {name:8} {text}", soft_wrap=True, markup=False)
 
@@ -301,137 +169,153 @@ def _progress(total: int, done: int) -> Iterator[Any]:
         yield lambda step, figures: progress.update(task, completed=step, figures=figures)
 
 
-def _upload(tokens: np.ndarray, device: torch.device) -> Tensor:
-    """A batch on the device; to a GPU from pinned memory, so that the host need not wait."""
-    batch = torch.from_numpy(tokens)
-    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
-
-
-class Stopwatch:
-    """Time spent in training steps alone, validation and saving left out."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds += time.perf_counter() - start
-
-
-def train(config: TrainConfig, command: str = "nucel.train") -> dict[str, Any]:
-    """Carry out a run; returns its summary, the JSON object that `main` prints.
-
-    Raises:
-        ConfigError, GenomeError, CheckpointError, OSError: bad input; nothing half-written is left.
+def _prepare(config: TrainConfig, precision: Precision, genome: Genome, place: World) -> Setup:
+    """Raises:
+    ConfigError: settings that do not fit the genome or the ranks.
     """
-    precision = choose_precision(config)
-    track.require(config.track)
-    run = _choose_directory(config)
-    with checkpoint.locked(run, _announce):
-        return _train(config, command, precision, run)
-
-
-def _train(config: TrainConfig, command: str, precision: Precision, run: Path) -> dict[str, Any]:
-    device = precision.device
-    micro_batch = config.micro_batch or config.batch_size
-    genome = _open_genome(config, run)
+    rows, rest = divmod(config.batch_size, place.size)
+    if rest:
+        raise ConfigError(
+            f"--batch-size is over all ranks and must be a multiple of their number: got {config.batch_size} "
+            f"for {place.size} ranks"
+        )
+    if config.micro_batch and rows % config.micro_batch:
+        raise ConfigError(
+            f"each of {place.size} ranks has {rows} windows of the batch: give a --micro-batch that divides them, "
+            f"got {config.micro_batch}"
+        )
+    model = _MODELS[config.objective](config.model).initialize(config.seed).to(precision.device)
+    for network in model.children():
+        network.model.context = config.context
+    compiled = config.compile == "on" or (config.compile == "auto" and precision.device.type == "cuda")
+    if compiled:
+        compile_blocks(model)
+    micro_batch = config.micro_batch or place.from_first(
+        cost.choose_micro_batch(
+            rows,
+            cost.free_memory(precision.device),
+            cost.window_bytes(config.model, config.context, precision.dtype, compiled),
+            sum(p.numel() for p in model.parameters()),
+        )
+    )
     train_windows, held_windows = _windows(config, genome)
+    validation_windows = min(config.validation_windows, len(held_windows))
     sampler = WindowSampler(
         train_windows,
         context=config.context,
         batch_size=config.batch_size,
         seed=config.seed,
+        rank=place.rank,
+        world_size=place.size,
         reverse_complement=config.reverse_complement,
         threads=config.threads,
     )
-    validation_windows = min(config.validation_windows, len(held_windows))
     validation_sampler = WindowSampler(
         held_windows,
         context=config.context,
         batch_size=min(micro_batch, validation_windows),
-        seed=_VALIDATION_SEED,
+        seed=VALIDATION_SEED,
         reverse_complement=False,
         threads=config.threads,
     )
-    electra = Electra(config.model).initialize(config.seed).to(device)
-    optimizer = make_optimizer(electra, config)
-    scaler = precision.gradient_scaler()
-    description = _describe(config, precision, genome, train_windows, held_windows, command)
-    checkpoint.require_space(run, electra, config.keep)
-    if checkpoint.describes_run(run):
-        checkpoint.require_same_run(run, description)
-    else:
-        checkpoint.write_description(run, description)
-    resumed = checkpoint.has_checkpoint(run)
-    first, warnings = checkpoint.restore(run, electra, optimizer, scaler, device) if resumed else (0, ())
-    for warning in warnings:
-        _announce(warning)
-    checkpoint.rewind(run, first)
+    return Setup(
+        genome, train_windows, held_windows, sampler, validation_sampler, validation_windows, model,
+        make_optimizer(model, config), precision.gradient_scaler(), micro_batch, compiled,
+    )  # fmt: skip
 
-    _banner(config, electra, genome, train_windows, held_windows, precision, run)
-    if resumed:
-        console.print(f"  continuing after step {first}")
+
+def train(config: TrainConfig, command: str = "nucel.train", place: World = ALONE) -> dict[str, Any]:
+    """Carry out a run; returns its summary, the JSON object that `main` prints.
+
+    Raises:
+        ConfigError, GenomeError, CheckpointError, OSError: bad input; nothing half-written is left.
+        TrainingError: training cannot go on.
+    """
+    precision = choose_precision(config.device, config.dtype)
+    track.require(config.track)
+    run = place.from_first(_choose_directory(config) if place.speaks else None)
+    with checkpoint.locked(run, _announce) if place.speaks else contextlib.nullcontext():
+        return _train(config, command, precision, run, place)
+
+
+def _train(config: TrainConfig, command: str, precision: Precision, run: Path, place: World) -> dict[str, Any]:
+    with place.first_alone():
+        genome = _open_genome(config, run)
+    setup = _prepare(config, precision, genome, place)
+    model, optimizer, scaler = setup.model, setup.optimizer, setup.scaler
+    description = _describe(config, precision, setup, command)
+    if place.speaks:
+        checkpoint.require_space(run, model, config.keep)
+        if checkpoint.describes_run(run):
+            checkpoint.require_same_run(run, description)
+        else:
+            checkpoint.write_description(run, description)
+    resumed = place.from_first(checkpoint.has_checkpoint(run))
+    first, warnings = checkpoint.restore(run, model, optimizer, scaler, precision.device) if resumed else (0, ())
+    if place.speaks:
+        for warning in warnings:
+            _announce(warning)
+        checkpoint.rewind(run, first)
+        _banner(config, setup, precision, place, run)
+        if resumed:
+            console.print(f"  continuing after step {first}")
+
     last = min(config.steps, config.stop_after or config.steps)
-    tokens_per_step = config.batch_size * config.context
-    watch, logged, seconds_logged = Stopwatch(), first, 0.0
-    meter = Meter(device)
-
-    def report_validation(step: int) -> Validation:
-        found = validate(electra, validation_sampler, validation_windows, precision)
-        record({"step": step, "split": "validation", **found.figures})
-        f = found.figures
-        console.print(
-            f"step {step}: held-out generator loss {f['generator_loss']:.4f}, "
-            f"RTD loss {f['rtd_loss']:.4f} (blind {f['rtd_blind']:.4f}), AUROC {f['rtd_auroc']:.4f}",
-            soft_wrap=True,
-        )
-        return found
-
-    found = None
-    with _progress(last, first) as show, track.recording(run, first, config.track) as record:
-        for step in range(first, last):
-            with watch.running():
-                tokens = _upload(sampler.batch(step).tokens, device)
-                train_step(electra, optimizer, scaler, precision, config, tokens, step, micro_batch, meter)
-                done = step + 1
-                if done % config.log_every == 0 or done == last:
-                    figures = meter.read()  # waits for the device, so that the watch is right
-            if done % config.log_every == 0 or done == last:
-                rate = (done - logged) * tokens_per_step / (watch.seconds - seconds_logged)
-                logged, seconds_logged = done, watch.seconds
-                line = {"step": done, "split": "train", **figures, "lr": learning_rate(config, step)}
-                record({**line, "tokens_per_s": rate})
-                show(
-                    done,
-                    f"generator {figures['generator_loss']:.3f} RTD {figures['rtd_loss']:.4f} "
-                    f"AUROC {figures['rtd_auroc']:.3f} {rate:,.0f} tokens/s",
-                )
-            if done % config.validate_every == 0 or done == last:
-                found = report_validation(done)
-            if done % config.save_every == 0 or done == last:
-                checkpoint.save(run, done, electra, optimizer, scaler, config.keep)
+    found, step = None, first
+    with contextlib.ExitStack() as stack:
+        signals, show, record = stack.enter_context(Signals().noted()), _ignore, _ignore
+        if place.speaks:
+            show = stack.enter_context(_progress(last, first))
+            record = stack.enter_context(track.recording(run, first, config.track))
+        loop = Loop(config, setup, precision, place, run, record)
+        while step < last:
+            loop.step(step)
+            step += 1
+            stopping = place.any(signals.received is not None)
+            at_end = step == last or stopping
+            if step % config.log_every == 0 or at_end:
+                show(step, loop.log(step))
+            if place.speaks and (step % config.validate_every == 0 or step == last):
+                found = loop.validate(step)
+            if place.speaks and (step % config.save_every == 0 or at_end):
+                checkpoint.save(run, step, model, optimizer, scaler, config.keep)
                 card.write(run)
-    if found is None:  # a finished run was resumed: nothing is new but the summary
-        found = validate(electra, validation_sampler, validation_windows, precision)
-
-    low, high = bootstrap_auroc(-found.rtd_logits, found.replaced)
+            if stopping:
+                break
+    if not place.speaks:
+        return {"interrupted": step < last}
+    if step < last:
+        console.print(f"{signals.received or 'A signal on another rank'}: saved step {step}; go on with --resume auto")
+    elif found is None:  # a finished run was resumed: nothing is new but the summary
+        found = validate(model, setup.validation_sampler, setup.validation_windows, precision)
     summary = {
-        "step": max(first, last),
-        "tokens": max(first, last) * tokens_per_step,
-        "tokens_per_s": round((last - first) * tokens_per_step / watch.seconds, 1) if last > first else None,
-        **{f"val_{name}": round(value, 6) for name, value in found.figures.items()},
-        "val_rtd_auroc_low": round(low, 6),
-        "val_rtd_auroc_high": round(high, 6),
-        "val_windows": validation_windows,
-        "device": str(device),
+        "step": max(first, step),
+        "tokens": max(first, step) * config.batch_size * config.context,
+        "tokens_per_s": loop.tokens_per_s and round(loop.tokens_per_s, 1),
+        "interrupted": step < last,
+        **_summarize(found, setup.validation_windows),
+        "skipped_steps": loop.skipped_steps,
+        "device": str(precision.device),
         "out": str(run),
     }
     checkpoint.write_summary(run, summary)
     card.write(run)
     _plot(run)
     return checkpoint.finite(summary)
+
+
+def _ignore(*_figures: Any) -> None:
+    """What a rank shows and records that does not speak."""
+
+
+def _summarize(found: Validation | None, windows: int) -> dict[str, Any]:
+    if found is None:
+        return {}
+    summary = {f"val_{name}": round(value, 6) for name, value in found.figures.items()}
+    if found.rtd_logits is not None:
+        low, high = bootstrap_auroc(-found.rtd_logits, found.replaced)
+        summary |= {"val_rtd_auroc_low": round(low, 6), "val_rtd_auroc_high": round(high, 6)}
+    return summary | {"val_windows": windows}
 
 
 def _plot(run: Path) -> None:
@@ -441,6 +325,58 @@ def _plot(run: Path) -> None:
         plot_run(run, run / "loss.png")
     except ModuleNotFoundError as missing:
         console.print(f"No loss.png: {missing.name} is not installed (pip install 'nucel\\[plots]')")
+
+
+# ---- what a run would take -------------------------------------------------------------------------------------------
+
+
+def estimate(config: TrainConfig, place: World = ALONE) -> dict[str, Any]:
+    """Measure a few steps and say what the run would take; writes nothing.
+
+    Raises:
+        As `train`.
+    """
+    precision = choose_precision(config.device, config.dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        with place.first_alone():
+            genome = _open_genome(config, Path(folder))
+        setup = _prepare(config, precision, genome, place)
+        loop = Loop(config, setup, precision, place, Path(folder), _ignore)
+        if place.speaks:
+            _banner(config, setup, precision, place, None)
+        started, step = time.perf_counter(), 0
+        while step < 3 or not place.any(time.perf_counter() - started > _MEASURED_SECONDS):
+            loop.step(step)
+            step += 1
+        loop.log(step)
+    tokens_per_step = config.batch_size * config.context
+    epochs = 50
+    epoch_steps = setup.sampler.steps_per_epoch * epochs
+    hours = {steps: steps * tokens_per_step / loop.tokens_per_s / 3600 for steps in (config.steps, epoch_steps)}
+    summary = {
+        "tokens_per_s": round(loop.tokens_per_s, 1),
+        "steps_measured": step - 1,
+        "micro_batch": setup.micro_batch,
+        "flops_per_token": cost.training_flops(type(setup.model), config.model, config.context) / config.context,
+        "steps": config.steps,
+        "tokens": config.steps * tokens_per_step,
+        "epochs": round(config.steps / setup.sampler.steps_per_epoch, 2),
+        "hours": round(hours[config.steps], 2),
+        "steps_for_50_epochs": round(epoch_steps),
+        "tokens_for_50_epochs": round(epoch_steps * tokens_per_step),
+        "hours_for_50_epochs": round(hours[epoch_steps], 2),
+        "device": str(precision.device),
+    }
+    if place.speaks:
+        console.print(
+            f"  {summary['tokens_per_s']:,.0f} tokens/s over {summary['steps_measured']} steps\n"
+            f"  --steps {config.steps}: {summary['tokens'] / 1e9:.2f} G tokens, {summary['epochs']} epochs, "
+            f"{summary['hours']:.2f} h\n"
+            f"  --steps {summary['steps_for_50_epochs']}: {summary['tokens_for_50_epochs'] / 1e9:.2f} G tokens, "
+            f"{epochs} epochs, {summary['hours_for_50_epochs']:.2f} h",
+            soft_wrap=True,
+        )
+    return summary
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -457,12 +393,28 @@ def main(arguments: list[str] | None = None) -> int:
             description="Pre-train a NucEL pair on a genome. Without a preset's name, debug is taken.",
             args=arguments,
         )
-        summary = train(config, command)
-    except (ConfigError, GenomeError, CheckpointError, HubError, OSError) as error:
-        console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
-        return 2
-    print(json.dumps(summary))
-    return 0
+    except ConfigError as error:
+        return _fail(error, ALONE)
+    with parallel.world() as place:
+        try:
+            summary = estimate(config, place) if config.dry_run else train(config, command, place)
+        except (ConfigError, GenomeError, CheckpointError, HubError, OSError) as error:
+            return _fail(error, place)
+        except TrainingError as error:
+            return _fail(error, place, status=1)
+        except RuntimeError as error:
+            if place.size == 1 or not parallel.is_lost_connection(error):
+                raise
+            return _fail(f"lost another rank; go on with --resume auto ({error})", place, status=1)
+    if place.speaks:
+        print(json.dumps(summary))
+    return INTERRUPTED if summary.get("interrupted") else 0
+
+
+def _fail(error: Exception | str, place: World, status: int = 2) -> int:
+    rank = "" if place.speaks else f"rank {place.rank}: "
+    console.print(f"{rank}error: {error}", style="red", soft_wrap=True, markup=False)
+    return status
 
 
 if __name__ == "__main__":

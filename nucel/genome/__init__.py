@@ -15,7 +15,7 @@ import gzip
 import hashlib
 import os
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -576,29 +576,55 @@ def _inside(points: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndar
     return (before > 0) & (points < np.concatenate([[0], ends])[before])
 
 
+class Region(NamedTuple):
+    """A line of a BED file; name and strand are "." where it has none."""
+
+    line: int
+    contig: str
+    start_bp: int
+    end_bp: int
+    name: str
+    strand: str
+
+    def require_inside(self, genome: Genome, bed: Path) -> None:
+        """Raises GenomeError unless the genome has the contig, and it these bases."""
+        length = genome.lengths[genome.contig_number(self.contig)]
+        if not 0 <= self.start_bp <= self.end_bp <= length:
+            raise GenomeError(
+                f"{bed}, line {self.line}: [{self.start_bp}, {self.end_bp}) is not inside contig '{self.contig}', "
+                f"which has {length} bases; is it of another assembly?"
+            )
+
+
+def read_regions(bed: Path) -> Iterator[Region]:
+    """The regions of a BED file, plain or gzip, in its order; comments and track lines are passed over.
+
+    Raises:
+        GenomeError: a line without contig, start and end.
+    """
+    with gzip.open(bed, "rt") if is_gzip(bed) else open(bed) as file:
+        for i, line in enumerate(file, start=1):
+            columns = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
+            if not line.strip() or line.startswith("#") or columns[0].strip() in ("track", "browser"):
+                continue
+            name, strand = (columns[k] if len(columns) > k else "." for k in (3, 5))
+            try:
+                yield Region(i, columns[0], int(columns[1]), int(columns[2]), name, strand)
+            except (IndexError, ValueError):
+                raise GenomeError(f"{bed}, line {i}: no contig, start and end: {line[:60]!r}") from None
+
+
 def _read_bed(genome: Genome, bed: Path) -> _Stretches:
     """The regions of a BED file, plain or gzip. Lines on contigs that the genome lacks are skipped, and announced."""
     rows: list[tuple[int, int, int]] = []
     unknown: dict[str, int] = {}
-    with gzip.open(bed, "rt") if is_gzip(bed) else open(bed) as file:
-        for i, line in enumerate(file, start=1):
-            columns = line.split("\t") if "\t" in line else line.split()
-            if not line.strip() or line.startswith("#") or columns[0].strip() in ("track", "browser"):
-                continue
-            try:
-                name, start_bp, end_bp = columns[0], int(columns[1]), int(columns[2])
-            except (IndexError, ValueError):
-                raise GenomeError(f"{bed}, line {i}: no contig, start and end: {line[:60]!r}") from None
-            number = genome._number.get(name)
-            if number is None:
-                unknown[name] = i
-            elif not 0 <= start_bp <= end_bp <= genome.lengths[number]:
-                raise GenomeError(
-                    f"{bed}, line {i}: [{start_bp}, {end_bp}) is not inside contig '{name}', which has "
-                    f"{genome.lengths[number]} bases; is it of another assembly?"
-                )
-            else:
-                rows.append((number, start_bp, end_bp))
+    for region in read_regions(bed):
+        number = genome._number.get(region.contig)
+        if number is None:
+            unknown[region.contig] = region.line
+        else:
+            region.require_inside(genome, bed)
+            rows.append((number, region.start_bp, region.end_bp))
     if not rows:
         some = f"; its contigs are {', '.join(list(unknown)[:5])}" if unknown else ""
         raise GenomeError(f"{bed} has no region on the genome's contigs, {', '.join(genome.contigs[:5])}{some}")

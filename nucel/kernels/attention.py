@@ -17,8 +17,9 @@ import warnings
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
-from . import reference
+from . import attention_cpu, reference
 
 # ---- registration ----------------------------------------------------------------------------------------------------
 
@@ -65,6 +66,8 @@ def _backward(ctx, grad_out, _grad_lse):
 
 
 attention_op.register_autograd(_backward, setup_context=_setup_context)
+attention_op.register_kernel("cpu", attention_cpu.attention_forward)
+attention_backward_op.register_kernel("cpu", attention_cpu.attention_backward)
 
 if importlib.util.find_spec("triton") is not None:
     from . import attention_triton
@@ -143,3 +146,13 @@ def flops(qkv_shape: tuple[int, ...], radius: int | None = None, backward: bool 
     batch, positions, _, heads, width = qkv_shape
     products = 5 if backward else 2
     return products * 2 * width * heads * batch * visible_pairs(positions, radius)
+
+
+@register_flop_formula(torch.ops.nucel.attention)
+def _(qkv_shape, cos, sin, radius, lengths, out_shape=None, **_):
+    return flops(qkv_shape, radius)
+
+
+@register_flop_formula(torch.ops.nucel.attention_backward)
+def _(grad_out_shape, qkv_shape, cos, sin, out, lse, radius, lengths, out_shape=None, **_):
+    return flops(qkv_shape, radius, backward=True)

@@ -3,7 +3,8 @@
 Legend: B batch, T positions, H heads, D head width, C model width.
 
 These functions are what the registered ops run where no kernel is registered for a device, and what kernels are tested
-against. They accumulate in fp32 (fp64 for fp64 input), allocate nothing of size T * T, and are deterministic.
+against. They accumulate in fp32 (fp64 for fp64 input) and are deterministic. Nothing of size T * T is allocated but by
+`attention_weights`, whose result has it.
 """
 
 from __future__ import annotations
@@ -148,6 +149,25 @@ def attention_backward(
     cos, sin = cos.to(q.dtype), sin.to(q.dtype)
     grad_q, grad_k, grad_v = (x.transpose(1, 2) for x in (grad_q, grad_k, grad_v))
     return torch.stack((rotate(grad_q, cos, -sin), rotate(grad_k, cos, -sin), grad_v), dim=2).to(qkv.dtype)
+
+
+@_as_written
+def attention_weights(
+    qkv: Tensor, cos: Tensor, sin: Tensor, radius: int | None = None, lengths: Tensor | None = None
+) -> Tensor:
+    """The weights p_ij that `attention_forward` averages values with, (B, H, T, T) in the accumulation dtype.
+
+    Arguments are those of `kernels.attention.attention`. Each row sums to 1; what a row does not see is 0, and a row
+    that sees nothing is 0. The result takes 4 * B * H * T^2 bytes (fp32), and computing it twice as much.
+    """
+    q, k, _ = _heads_first(qkv, cos, sin)
+    positions = slice(0, qkv.shape[1])
+    scores = q @ k.mT
+    hidden = _hidden(positions, positions, radius, lengths, qkv.device)
+    if hidden is None:
+        return scores.softmax(-1)
+    # Filled again: the softmax of a row that sees nothing is NaN.
+    return scores.masked_fill_(hidden, -math.inf).softmax(-1).masked_fill_(hidden, 0)
 
 
 # ---- replaced-token detection ----------------------------------------------------------------------------------------

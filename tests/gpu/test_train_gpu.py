@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from nucel.config import PRESETS
+from nucel.device import Precision
 from nucel.electra import Electra, mask, propose
 from nucel.metrics import Meter
-from nucel.train import Precision, main, make_optimizer, train_step
+from nucel.step import Guard, make_optimizer, train_step
+from nucel.train import main
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -46,10 +48,10 @@ def test_a_step_never_waits_for_the_device(dtype):
     precision = Precision(torch.device("cuda"), dtype)
     electra = Electra(config.model).initialize(0).cuda()
     optimizer, scaler, meter = make_optimizer(electra, config), precision.gradient_scaler(), Meter(precision.device)
-    tokens = windows().cuda()
+    tokens, guard = windows().cuda(), Guard(precision.device)
 
     def step(number):
-        train_step(electra, optimizer, scaler, precision, config, tokens, number, 4, meter)
+        train_step(electra, optimizer, scaler, precision, config, tokens, number, 4, meter, guard)
 
     step(0)  # compiles kernels and allocates the optimizer's state
     torch.cuda.set_sync_debug_mode("error")

@@ -4,41 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+from dense_attention import Problem, Result, assert_as_good_as_pytorch, truth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.library import opcheck
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from nucel.kernels import reference
+from nucel.kernels import attention_cpu, reference
 from nucel.kernels.attention import attention, attention_backward_op, attention_op
 from nucel.kernels.rtd_loss import rtd_loss, rtd_loss_backward_op, rtd_loss_op
 from nucel.model import rotary_table
 
 EPS = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
-
-
-def dense_attention(qkv, cos, sin, radius, lengths, dtype=torch.float64):
-    """Attention spelled out: complex rotation, a (T, T) mask, softmax; padding rows are 0."""
-    batch, positions, _, _, width = qkv.shape
-    q, k, v = qkv.to(dtype).permute(2, 0, 3, 1, 4)
-
-    def turn(x):
-        first, second = x.chunk(2, -1)
-        turned = torch.complex(first.double(), second.double()) * torch.complex(cos.double(), sin.double())
-        return torch.cat((turned.real, turned.imag), -1).to(dtype)
-
-    i = torch.arange(positions)
-    visible = torch.ones(batch, positions, positions, dtype=torch.bool)
-    if radius is not None:
-        visible &= (i[:, None] - i).abs() <= radius
-    if lengths is not None:
-        real = i < lengths[:, None]
-        visible &= real[:, :, None] & real[:, None, :]
-    scores = (turn(q) @ turn(k).mT).double() / width**0.5
-    scores = scores.masked_fill(~visible[:, None], -torch.inf)
-    p = scores.softmax(-1).nan_to_num(0)
-    return (p.to(dtype) @ v).transpose(1, 2)
 
 
 def dense_rtd_loss(dense, norm_weight, weight, bias, original, lengths, eps=1e-5):
@@ -51,72 +29,56 @@ def dense_rtd_loss(dense, norm_weight, weight, bias, original, lengths, eps=1e-5
     return (per_position * real).sum() / real.sum().clamp(min=1), logits
 
 
-def assert_as_good_as(ours, peer, truth, dtype):
+def assert_as_good_as(ours, peer, exact, dtype):
     """err(ours) <= 2 err(PyTorch in the same dtype) + eps, both against fp64, relative to the truth's size."""
-    size = truth.abs().max().clamp(min=1e-30)
-    error, allowed = (float((x.double() - truth).abs().max() / size) for x in (ours, peer))
+    size = exact.abs().max().clamp(min=1e-30)
+    error, allowed = (float((x.double() - exact).abs().max() / size) for x in (ours, peer))
     assert error <= 2 * allowed + EPS[dtype], f"error {error:.3g}, PyTorch's {allowed:.3g}"
 
 
+# ---- attention -------------------------------------------------------------------------------------------------------
+
+each_way = pytest.mark.parametrize("way", [reference, attention_cpu], ids=["reference", "cpu"])
+
+
+def run(way, problem: Problem) -> Result:
+    qkv, cos, sin, radius, lengths, grad_out = problem
+    out, lse = way.attention_forward(qkv, cos, sin, radius, lengths)
+    return Result(out, lse, way.attention_backward(grad_out, qkv, cos, sin, out, lse, radius, lengths))
+
+
 @st.composite
-def attention_cases(draw):
-    batch, positions, heads = draw(st.integers(1, 3)), draw(st.integers(1, 150)), draw(st.integers(1, 3))
+def attention_problems(draw) -> Problem:
+    batch, positions, heads = draw(st.integers(1, 3)), draw(st.integers(1, 300)), draw(st.integers(1, 3))
     width = draw(st.sampled_from([2, 8, 32]))
     radius = draw(st.none() | st.integers(0, 5) | st.integers(0, 200))
     lengths = draw(st.none() | st.lists(st.integers(0, positions), min_size=batch, max_size=batch))
-    lengths = None if lengths is None else torch.tensor(lengths, dtype=torch.int32)
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    qkv = torch.randn(batch, positions, 3, heads, width, dtype=torch.float64, generator=generator)
-    return qkv, *rotary_table(positions, width, 10_000.0, torch.device("cpu")), radius, lengths, generator
+    seed = draw(st.integers(0, 2**31))
+    return Problem.draw((batch, positions, heads, width), radius, lengths, torch.float64, seed=seed)
 
 
-@settings(max_examples=60, deadline=None)
-@given(attention_cases())
-def test_attention_equals_the_dense_truth_and_its_gradient(case):
-    qkv, cos, sin, radius, lengths, generator = case
-    ours, truth = (qkv.clone().requires_grad_() for _ in range(2))
-    out = attention(ours, cos, sin, radius, lengths)
-    expected = dense_attention(truth, cos, sin, radius, lengths)
-    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
-
-    grad = torch.randn(out.shape, dtype=out.dtype, generator=generator)
-    out.backward(grad)
-    if expected.requires_grad:
-        expected.backward(grad)
-    torch.testing.assert_close(ours.grad, truth.grad.nan_to_num(0), rtol=1e-10, atol=1e-10)
+@each_way
+@settings(max_examples=40, deadline=None)
+@given(problem=attention_problems())
+def test_attention_equals_the_dense_truth_and_its_gradient(way, problem):
+    for ours, expected in zip(run(way, problem), truth(problem), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
 
 
+@each_way
 @pytest.mark.parametrize("dtype", EPS)
-@pytest.mark.parametrize("radius", [None, 16])
-def test_attention_is_as_precise_as_sdpa(dtype, radius):
-    generator = torch.Generator().manual_seed(0)
-    positions, width = 200, 32
-    qkv = torch.randn(2, positions, 3, 2, width, generator=generator).to(dtype)
-    cos, sin = rotary_table(positions, width, 10_000.0, torch.device("cpu"))
-    grad = torch.randn(2, positions, 2, width, generator=generator).to(dtype)
+@pytest.mark.parametrize("radius", [None, 16, 64])
+@pytest.mark.parametrize("lengths", [None, [77, 260]])
+def test_attention_is_as_precise_as_sdpa(way, dtype, radius, lengths):
+    problem = Problem.draw((2, 260, 2, 32), radius, lengths, dtype)
+    assert_as_good_as_pytorch(run(way, problem), problem)
 
-    def sdpa(x):
-        q, k, v = x.permute(2, 0, 3, 1, 4)
-        c, s = torch.cat((cos, cos), -1), torch.cat((sin, sin), -1)
-        q, k = (
-            y * c + torch.cat((-y[..., width // 2 :], y[..., : width // 2]), -1) * s for y in (q.float(), k.float())
-        )
-        i = torch.arange(positions)
-        mask = None if radius is None else (i[:, None] - i).abs() <= radius
-        return F.scaled_dot_product_attention(q.to(dtype), k.to(dtype), v, mask).transpose(1, 2)
 
-    results = []
-    for function in (
-        lambda x: attention(x, cos, sin, radius),
-        sdpa,
-        lambda x: dense_attention(x, cos, sin, radius, None),
-    ):
-        x = (qkv.double() if len(results) == 2 else qkv.clone()).requires_grad_()
-        out = function(x)
-        out.backward(grad.to(out.dtype))
-        results.append((out.detach(), x.grad))
-    for ours, peer, truth in zip(*results, strict=True):
-        assert_as_good_as(ours, peer, truth, dtype)
+def test_attention_runs_backward_through_the_dispatcher():
+    problem = Problem.draw((2, 200, 2, 8), 5, [200, 60], torch.float64)
+    qkv = problem.qkv.requires_grad_()
+    attention(qkv, *problem[1:5]).backward(problem.grad_out)
+    torch.testing.assert_close(qkv.grad, truth(problem).grad_qkv)
 
 
 def _positions(layout, positions=19):
@@ -136,7 +98,7 @@ def _lengths(lengths):
 @pytest.mark.parametrize("lengths", [None, [19, 0], [12, 1]])
 @pytest.mark.parametrize("layout", ["contiguous", "permuted"])
 def test_attention_passes_gradcheck(radius, lengths, layout, monkeypatch):
-    monkeypatch.setattr(reference, "_QUERY_BLOCK", 8)  # several blocks, the last one short
+    monkeypatch.setattr(attention_cpu, "_BLOCK", 4)  # several blocks, the last one short
     cos, sin = rotary_table(19, 4, 10.0, torch.device("cpu"))
     assert torch.autograd.gradcheck(lambda x: attention(x, cos, sin, radius, _lengths(lengths)), _positions(layout))
 
@@ -268,8 +230,8 @@ def test_rtd_loss_is_as_precise_as_the_unfused_chain(dtype):
     for function, inputs in ((rtd_loss, given), (dense_rtd_loss, given), (dense_rtd_loss, truth_in)):
         loss, logits = function(*inputs, original, None)
         results.append((loss.detach(), logits.detach(), *torch.autograd.grad(loss, inputs)))
-    for ours, peer, truth in zip(*results, strict=True):
-        assert_as_good_as(ours, peer, truth, dtype)
+    for ours, peer, exact in zip(*results, strict=True):
+        assert_as_good_as(ours, peer, exact, dtype)
 
 
 def test_no_real_position_gives_zero_loss_and_zero_gradients():

@@ -88,4 +88,4 @@ def test_running_figures_equal_the_exact_ones_of_the_same_batches():
     assert figures["generator_sampled_accuracy"] == pytest.approx((slots - int(replaced.sum())) / slots)
     for name in ("loss", "generator_loss", "rtd_loss"):
         assert figures[name] == pytest.approx(float(sum(getattr(x, name) for x in passes)) / 2)
-    assert meter.windows == 0 and meter.histogram.sum() == 0
+    assert meter.counts.sum() == 0 and meter.histogram.sum() == 0

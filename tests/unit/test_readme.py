@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
+import importlib
+import importlib.util
 import re
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+from planted import planted_rows, write_task
 from readme_results import BEGIN, END, with_results
+
+from nucel import demo
 
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -42,3 +50,52 @@ def test_results_of_a_gpu_round_replace_those_before(tmp_path):
 def test_an_empty_results_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="run benchmarks/gpu_round"):
         with_results(README, tmp_path)
+
+
+# ---- the way from a FASTA to a classifier ----------------------------------------------------------------------------
+
+SHORT = {
+    "train": (
+        "--steps 2 --batch-size 4 --validation-windows 4 --context 64 --window-bp 80 --overlap-bp 16 --warmup-steps 1 "
+        "--model.generator.layers 1 --model.discriminator.layers 2 --model.discriminator.width 32 "
+        "--model.discriminator.heads 1 --model.discriminator.intermediate 32 --device cpu"
+    ),
+    "finetune": "--epochs 1 --seeds 0 --device cpu",
+}
+"""What a test adds to the README's commands: a shorter run of a smaller network."""
+
+
+def run_line(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    assert words[:2] == ["python", "-m"]
+    verb = words[2].removeprefix("nucel.")
+    module = importlib.import_module("nucel.embed.__main__" if verb == "embed" else f"nucel.{verb}")
+    assert module.main([*words[3:], *SHORT.get(verb, "").split()]) == 0, line
+
+
+def test_the_way_from_a_fasta_to_a_classifier_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    demo.write_demo_genome(Path("demo.fa"))
+    Path("ecoli.fa.gz").write_bytes(gzip.compress(Path("demo.fa").read_bytes()))
+    write_task(Path("."), train=40, dev=10, test=20)
+    Path("genes.fa").write_text("".join(f">gene{i}\n{text}\n" for i, (text, _) in enumerate(planted_rows(5, 3))))
+
+    section = README.split("## Use")[1].split("## Test")[0]
+    shell, python, transformers = re.findall(r"```(?:sh|python)\n(.*?)```", section, flags=re.DOTALL)
+    for line in shell.splitlines():
+        run_line(line)
+    assert np.load("genes.npz")["embeddings"].shape == (5, 32)
+    assert len(Path("genes.tsv").read_text().splitlines()) == 6
+
+    names: dict[str, object] = {}
+    exec(python, names)
+    shapes = {name: names[name].shape for name in ("vectors", "each_base", "attention")}
+    assert shapes == {"vectors": (2, 32), "each_base": (8, 32), "attention": (1, 9, 9)}
+    for name, shape in shapes.items():
+        (comment,) = re.findall(rf"^{name} = .*# \((.*)\)$", python, flags=re.MULTILINE)
+        assert tuple(eval(f"({comment},)", {"width": 32, "heads": 1})) == shape
+    if importlib.util.find_spec("transformers"):
+        exec(transformers, names)
+        assert names["classifier"].config.id2label == {0: "0", 1: "1"}
+    assert len(shell.splitlines()) + len(python.splitlines()) <= 12

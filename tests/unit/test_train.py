@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,10 +22,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import nucel
 from nucel import checkpoint, demo
 from nucel.config import PRESETS, ConfigError, Recipe, TrainConfig
+from nucel.device import Precision
 from nucel.electra import Electra
 from nucel.genome import Genome
 from nucel.metrics import Meter
-from nucel.train import Precision, _describe, _windows, learning_rate, main, make_optimizer, train_step
+from nucel.step import Guard, learning_rate, make_optimizer, train_step
+from nucel.train import _describe, _windows, main
 
 _SETTINGS = {
     "context": 64, "window-bp": 80, "overlap-bp": 16, "batch-size": 4, "micro-batch": 2, "steps": 10, "lr": 0.003,
@@ -176,8 +179,8 @@ def test_micro_batches_change_nothing_but_rounding():
         optimizer = make_optimizer(electra, config)
         for name, parameter in electra.named_parameters():
             parameter.register_post_accumulate_grad_hook(lambda p, n=name, g=gradients: g.update({n: p.grad.clone()}))
-        meter, scaler = Meter(precision.device), precision.gradient_scaler()
-        train_step(electra, optimizer, scaler, precision, config, tokens, 0, micro_batch, meter)
+        meter, scaler, guard = Meter(precision.device), precision.gradient_scaler(), Guard(precision.device)
+        train_step(electra, optimizer, scaler, precision, config, tokens, 0, micro_batch, meter, guard)
         results.append((meter.read(), gradients))
     for figures, gradients in results[1:]:
         assert figures == pytest.approx(results[0][0], rel=1e-4, abs=1e-4)
@@ -206,10 +209,10 @@ def test_a_step_never_waits_for_the_device(dtype):
     precision = Precision(torch.device("cpu"), dtype)
     electra = Electra(config.model).initialize(0)
     optimizer, scaler, meter = make_optimizer(electra, config), precision.gradient_scaler(), Meter(precision.device)
-    tokens = torch.randint(11, 15, (4, 64)).to(torch.uint8)
+    tokens, guard = torch.randint(11, 15, (4, 64)).to(torch.uint8), Guard(precision.device)
     with NoHostSynchronisation():
         for step in range(2):
-            train_step(electra, optimizer, scaler, precision, config, tokens, step, 2, meter)
+            train_step(electra, optimizer, scaler, precision, config, tokens, step, 2, meter, guard)
         with pytest.raises(AssertionError, match="synchronises"):
             meter.read()
 
@@ -237,7 +240,8 @@ def test_without_a_preset_or_a_genome_the_debug_model_trains_on_a_demo_genome(tm
     assert main([*TINY, "--steps", "2", "--out", str(tmp_path / "run")]) == 0
     captured = capsys.readouterr()
     assert "generating a demo genome" in captured.err
-    assert "PyTorch reference: attention, rtd_loss (no fused kernel is registered for cpu)" in captured.err
+    assert "cpu's own: attention; PyTorch reference: rtd_loss (no fused kernel" in captured.err
+    assert "blocks not compiled" in captured.err
     assert json.loads(captured.out.splitlines()[-1])["step"] == 2
     described = json.loads((tmp_path / "run" / "run.json").read_text())
     assert described["recipe"]["model"]["discriminator"]["global_every"] == 3
@@ -440,7 +444,8 @@ def test_a_recipe_is_described_field_by_field():
         paths, fingerprint, contigs, lengths = (Path("a.fa"),), "0", ("a",), np.array([9])
 
     config = replace(PRESETS["debug"](), dtype="auto")
-    described = _describe(config, Precision(torch.device("cpu"), torch.float32), Opened, (), (), "x")["recipe"]
+    setup = SimpleNamespace(genome=Opened, train_windows=(), held_windows=())
+    described = _describe(config, Precision(torch.device("cpu"), torch.float32), setup, "x")["recipe"]
     assert described.keys() == Recipe.__dataclass_fields__.keys()
     assert described["dtype"] == "fp32"
 

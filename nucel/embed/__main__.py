@@ -1,0 +1,107 @@
+"""Embeddings of the sequences in a file: ``python -m nucel.embed MODEL INPUT --out FILE``.
+
+INPUT is a FASTA, a CSV or TSV with a column of sequences, or a BED file with --genome; FILE ends with .npz, .parquet or
+.h5. The last line on stdout is one JSON object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from ..config import ConfigError
+from ..device import DeviceOptions, choose_precision
+from ..hub import load
+from ..sequences import InputOptions, read_sequences
+from . import EmbedOptions, attention_weights, embeddings, export
+
+console = Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig(EmbedOptions, InputOptions, DeviceOptions):
+    """Embeddings of the sequences in a file."""
+
+    model: Annotated[Path, tyro.conf.Positional]
+    """A run directory, or a ModernBERT model directory over this alphabet."""
+    input: Annotated[Path, tyro.conf.Positional]
+    """FASTA, CSV or TSV (each also as .gz), or BED with --genome."""
+    out: Path
+    """File to write; .npz, .parquet or .h5. What it held before is replaced when all is computed."""
+    attention_layers: tuple[int, ...] = ()
+    """Blocks, counted from 0, whose attention weights are written too: 4 * heads * T^2 bytes for each and each
+    sequence, computed one sequence at a time. Not with tiles or .parquet."""
+
+
+def embed_file(config: EmbedConfig) -> dict[str, Any]:
+    """Carry out the command; returns its summary.
+
+    Raises:
+        ConfigError, InputError, GenomeError, HubError, OSError: bad input; nothing half-written is left.
+    """
+    export.require_format(config.out, bool(config.attention_layers))
+    if config.attention_layers and config.long == "tile":
+        raise ConfigError("attention weights are those of whole sequences: leave out --long tile")
+    precision = choose_precision(config.device, config.dtype)
+    encoder = load(config.model).to(precision.device)
+    for layer in config.attention_layers:
+        if not 0 <= layer < len(encoder.layers):
+            raise ConfigError(f"attention layers must lie in [0, {len(encoder.layers)}), got {layer}")
+    found = read_sequences(config.input, config)
+    options = EmbedOptions(**{field.name: getattr(config, field.name) for field in dataclasses.fields(EmbedOptions)})
+    lengths = np.array([len(tokens) for tokens in found.tokens], np.int64)
+    contents = export.Contents(
+        names=found.names,
+        width=encoder.config.width,
+        lengths=lengths if options.pooling == "none" else None,
+        about={"model": str(config.model), "input": str(config.input), **dataclasses.asdict(options)}
+        | ({"attention_layers": list(config.attention_layers)} if config.attention_layers else {}),
+    )
+    console.print(
+        f"{len(found)} sequences, {int(lengths.sum()):,} bases, on {precision.device}", soft_wrap=True, markup=False
+    )
+    started = time.perf_counter()
+    places = [f"{config.input}, {place}" for place in found.places]
+    with export.writing(config.out, contents) as sink:
+        for rows in embeddings(encoder, found.tokens, options, precision, places, progress="sequences"):
+            sink.embedding(rows)
+        seconds = time.perf_counter() - started
+        if config.attention_layers:
+            for number, tokens in enumerate(found.tokens):
+                weights = attention_weights(encoder, tokens, config.attention_layers)
+                sink.attention(number, np.stack([weights[layer] for layer in config.attention_layers]))
+    return {
+        "sequences": len(found),
+        "bases": int(lengths.sum()),
+        "width": encoder.config.width,
+        "pooling": options.pooling,
+        "seconds": round(seconds, 3),
+        "sequences_per_s": round(len(found) / seconds, 1),
+        "device": str(precision.device),
+        "out": str(config.out),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    config = tyro.cli(EmbedConfig, prog="python -m nucel.embed", args=arguments)
+    try:
+        summary = embed_file(config)
+    except (ValueError, OSError) as error:
+        # ConfigError, InputError, GenomeError and HubError are ValueErrors, and so is a layer that there is not.
+        console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
+        return 2
+    print(json.dumps(summary))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""Fine-tune a model on a task: ``python -m nucel.finetune MODEL --train T.csv --dev D.csv --test S.csv --out DIR``.
+
+    DIR/model/                   the network of the seed with the lowest dev loss, for python -m nucel.predict
+    DIR/result.json              settings, sizes, and the figures of every seed
+    DIR/seed-0/predictions.tsv   what the seed's network makes of the test table
+    DIR/seed-0/history.tsv       losses and learning rate at every evaluation
+    DIR/test.png                 confusion matrix and curves of DIR/model on the test table
+
+The last line on stdout is one JSON object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from . import hub
+from .checkpoint import finite
+from .config import ConfigError
+from .device import DeviceOptions, choose_precision
+from .durable import write_text
+from .evaluate import mean_and_deviation, plot_predictions, require_libraries
+from .fit import Fit, FitError, FitOptions, Outcome, fit, judge
+from .model import Classifier, Encoder, initialize
+from .sequences import Sequences
+from .task import Task, TaskOptions, read_task
+
+console = Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadOptions:
+    """How an encoder becomes a classifier."""
+
+    pooling: Literal["cls", "mean"] = "cls"
+    """What of the encoder's output is classified: [CLS], or the mean of all positions, [CLS] included (transformers'
+    classifier_pooling). The paper takes [CLS]."""
+    head: Literal["linear", "dense"] = "linear"
+    """linear is the paper's one layer; dense puts ModernBERT's own dense layer and GELU in front of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(FitOptions, HeadOptions, TaskOptions, DeviceOptions):
+    """Fine-tune a model on a task of labelled sequences."""
+
+    model: Annotated[Path, tyro.conf.Positional]
+    """A run directory, or a ModernBERT model directory over this alphabet."""
+    train: Path
+    """Table (CSV or TSV, also .gz) to train on."""
+    dev: Path
+    """Table by whose loss the best weights are chosen."""
+    test: Path
+    """Table for the figures that are reported."""
+    out: Path
+    """Directory for the results; it must be new or empty."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One training for each; figures are also given as mean and standard deviation. Three is the paper's number."""
+    from_scratch: bool = False
+    """Draw the encoder's weights anew instead: what is gained without pre-training."""
+    context: int | None = None
+    """Longest sequence in tokens; by default that of the windows which the model was trained on."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ConfigError(f"seeds must be distinct numbers of at least 0, got {self.seeds}")
+
+
+def make_classifier(
+    encoder: Encoder, labels: tuple[str, ...] | None, options: HeadOptions, seed: int, from_scratch: bool
+) -> Classifier:
+    """A classifier with the encoder's weights, or with new ones, and a head that is drawn from the seed."""
+    network = Classifier(encoder.config, labels, options.pooling, linear=options.head == "linear")
+    initialize(network, torch.Generator().manual_seed(seed))
+    network.model.context = encoder.context
+    if not from_scratch:
+        network.model.load_state_dict(encoder.state_dict())
+    return network
+
+
+def require_context(task: Task, context: int | None) -> None:
+    """Refuse a task with sequences of more tokens than a context.
+
+    Raises:
+        InputError: names the first of them.
+    """
+    if context is not None:
+        for split in (task.train, task.dev, task.test):
+            split.sequences.require_within(context)
+
+
+def describe_task(task: Task) -> str:
+    """One line on what a task is."""
+    sizes = task.sizes()
+    kind = "regression" if task.labels is None else f"classes {', '.join(task.labels)}"
+    rows = f"{sizes['train']:,} to train on, {sizes['dev']:,} dev, {sizes['test']:,} test"
+    leaks = sizes["leaked"] + sizes["leaked_reverse"]
+    warning = f"; {leaks} test sequences occur in train (--drop-leaked leaves them out)" if leaks else ""
+    return f"{kind}; {rows}{warning}"
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
+    """A bar that is called with the step, the number of steps, and a line of text."""
+    columns = (BarColumn(bar_width=10), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        shown = progress.add_task("", total=None, text="")
+        yield lambda step, steps, text: progress.update(shown, completed=step, total=steps, text=text)
+
+
+def predictions_table(
+    sequences: Sequences, labels: tuple[str, ...] | None, outputs: np.ndarray, truth: list[str] | None
+) -> str:
+    """Predictions as TSV: name, label where it is known, what is predicted, and each class's probability.
+
+    outputs are probabilities (n, K), or numbers (n, 1) where labels is None.
+    """
+    text = io.StringIO()
+    table = csv.writer(text, delimiter="\t", lineterminator="\n")
+    known = [] if truth is None else ["label"]
+    table.writerow(["name", *known, "predicted", *(f"p_{label}" for label in labels or ())])
+    for i, (name, output) in enumerate(zip(sequences.names, outputs, strict=True)):
+        predicted = f"{output[0]:.7g}" if labels is None else labels[int(output.argmax())]
+        shares = [] if labels is None else [f"{p:.6f}" for p in output]
+        table.writerow([name, *([] if truth is None else [truth[i]]), predicted, *shares])
+    return text.getvalue()
+
+
+def seed_figures(seed: int, fitted: Fit, outcome: Outcome) -> dict[str, Any]:
+    """What is reported of one seed."""
+    return {
+        "seed": seed,
+        **{f"test_{name}": value for name, value in outcome.figures.items()},
+        "dev_loss": fitted.best.dev_loss,
+        "best_step": fitted.best.step,
+        "steps": fitted.history[-1].step,
+        "seconds": round(fitted.seconds, 2),
+        "steps_per_s": round(fitted.steps_per_s, 2),
+    }
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "torch": torch.__version__}
+
+
+def finetune(config: FinetuneConfig, command: str = "nucel.finetune") -> dict[str, Any]:
+    """Carry out the command; returns its summary, the JSON object that `main` prints.
+
+    Raises:
+        ConfigError, InputError, GenomeError, HubError, OSError: bad input; no directory is left.
+        FitError: training went wrong; what earlier seeds gave is left.
+    """
+    require_libraries()
+    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
+        raise ConfigError(f"{config.out} is not an empty directory; choose another --out")
+    precision = choose_precision(config.device, config.dtype)
+    encoder = hub.load(config.model)
+    task = read_task(config.train, config.dev, config.test, config)
+    require_context(task, config.context or encoder.context)
+    console.print(describe_task(task), soft_wrap=True, markup=False)
+    config.out.mkdir(parents=True, exist_ok=True)
+    per_seed: list[dict[str, Any]] = []
+    best: tuple[float, Classifier, Outcome] | None = None
+    for seed in config.seeds:
+        network = make_classifier(encoder, task.labels, config, seed, config.from_scratch).to(precision.device)
+        if config.context is not None:
+            network.model.context = config.context
+        with progress_bar() as show:
+            fitted = fit(network, task, config, seed, precision, show)
+        outcome = judge(network, task, task.test, config, precision)
+        per_seed.append(seed_figures(seed, fitted, outcome))
+        _write_seed(config.out / f"seed-{seed}", config, task, fitted, outcome)
+        line = ", ".join(f"{name} {value:.4f}" for name, value in outcome.figures.items())
+        console.print(f"seed {seed}: {line} ({fitted.seconds:.0f} s)", soft_wrap=True, markup=False)
+        if best is None or fitted.best.dev_loss < best[0]:
+            best = (fitted.best.dev_loss, network, outcome)
+
+    names = [name for name in per_seed[0] if name.startswith("test_")]
+    mean, deviation = mean_and_deviation([{name: figures[name] for name in names} for figures in per_seed])
+    summary = {
+        **finite(mean),
+        **finite({f"{name}_sd": value for name, value in deviation.items()}),
+        **task.sizes(),
+        "seeds": [finite(figures) for figures in per_seed],
+        "device": str(precision.device),
+        "out": str(config.out),
+    }
+    hub.save(best[1], config.out / "model.tmp")
+    (config.out / "model.tmp").rename(config.out / "model")
+    _plot(config, task, best[2])
+    settings = finite({field.name: getattr(config, field.name) for field in dataclasses.fields(config)})
+    description = {"command": command, "settings": settings, "labels": task.labels, "versions": versions(), **summary}
+    write_text(config.out / "result.json", json.dumps(description, indent=2, default=str) + "\n")
+    return summary
+
+
+def _write_seed(folder: Path, config: FinetuneConfig, task: Task, fitted: Fit, outcome: Outcome) -> None:
+    folder.mkdir()
+    test = task.test.sequences
+    table = predictions_table(test, task.labels, outcome.outputs, test.column(config.label_column))
+    write_text(folder / "predictions.tsv", table)
+    rows = ["\t".join(fitted.best._fields), *("\t".join(f"{x:.7g}" for x in line) for line in fitted.history)]
+    write_text(folder / "history.tsv", "\n".join(rows) + "\n")
+
+
+def _plot(config: FinetuneConfig, task: Task, outcome: Outcome) -> None:
+    try:
+        plot_predictions(task.labels, task.test.targets, outcome.outputs, config.out / "test.png")
+    except ModuleNotFoundError as missing:
+        console.print(f"No test.png: {missing.name} is not installed (pip install 'nucel\\[plots]')")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line: parse, fine-tune, print the summary as one JSON object on the last line of stdout."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command = shlex.join(["python", "-m", "nucel.finetune", *arguments])
+    try:
+        config = tyro.cli(FinetuneConfig, prog="python -m nucel.finetune", args=arguments)
+        summary = finetune(config, command)
+    except (ValueError, FitError, OSError) as error:
+        # ConfigError, InputError, GenomeError and HubError are ValueErrors.
+        console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
+        return 2
+    print(json.dumps(summary))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

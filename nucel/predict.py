@@ -1,0 +1,104 @@
+"""Predictions of a fine-tuned model: ``python -m nucel.predict MODEL INPUT --out FILE.tsv``.
+
+MODEL is the directory model/ that ``python -m nucel.finetune`` leaves, or any ModernBertForSequenceClassification over
+this alphabet. The last line on stdout is one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from .checkpoint import finite
+from .config import ConfigError
+from .device import DeviceOptions, choose_precision
+from .durable import write_text
+from .evaluate import figures, require_libraries
+from .finetune import predictions_table
+from .fit import probabilities, raw_outputs
+from .hub import load_classifier
+from .sequences import InputOptions, read_sequences
+from .task import targets_of
+
+console = Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(InputOptions, DeviceOptions):
+    """Predictions of a fine-tuned model for the sequences in a file."""
+
+    model: Annotated[Path, tyro.conf.Positional]
+    """Directory of a fine-tuned model."""
+    input: Annotated[Path, tyro.conf.Positional]
+    """FASTA, CSV or TSV (each also as .gz), or BED with --genome."""
+    out: Path
+    """TSV to write: name, predicted class or number, and each class's probability."""
+    label_column: str | None = None
+    """Column of a table with the true labels; figures are computed from them."""
+    average_reverse_complement: bool = False
+    """Predict from the mean of both strands' outputs."""
+    batch_size: int | None = None
+    """Sequences of a batch; by default as many as make 16,384 tokens."""
+    context: int | None = None
+    """Longest sequence in tokens; by default the model's own."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
+
+
+def predict_file(config: PredictConfig) -> dict[str, Any]:
+    """Carry out the command; returns its summary.
+
+    Raises:
+        ConfigError, InputError, GenomeError, HubError, OSError: bad input; no file is left.
+    """
+    if config.label_column is not None:
+        require_libraries()
+    precision = choose_precision(config.device, config.dtype)
+    network = load_classifier(config.model).to(precision.device)
+    found = read_sequences(config.input, config)
+    found.require_within(config.context or network.model.context)
+    labels = network.labels
+    targets = None if config.label_column is None else targets_of(found, config.label_column, labels)
+    started = time.perf_counter()
+    outputs = raw_outputs(
+        network, found.tokens, precision, config.average_reverse_complement, config.batch_size, "sequences"
+    )
+    seconds = time.perf_counter() - started
+    if labels is not None:
+        outputs = probabilities(outputs)
+    truth = None if config.label_column is None else found.column(config.label_column)
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(config.out, predictions_table(found, labels, outputs, truth))
+    measured = {} if targets is None else figures(targets, outputs, classes=labels is not None)
+    return {
+        "sequences": len(found),
+        **finite(measured),
+        "seconds": round(seconds, 3),
+        "sequences_per_s": round(len(found) / seconds, 1),
+        "device": str(precision.device),
+        "out": str(config.out),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    try:
+        summary = predict_file(tyro.cli(PredictConfig, prog="python -m nucel.predict", args=arguments))
+    except (ValueError, OSError) as error:
+        # ConfigError, InputError, GenomeError and HubError are ValueErrors.
+        console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
+        return 2
+    print(json.dumps(summary))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

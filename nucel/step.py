@@ -1,0 +1,179 @@
+"""One training step and one validation: schedule, optimizer, precision, and the guard against what is not finite."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from .compiled import uncompiled
+from .config import Recipe
+from .device import Precision
+from .electra import Electra, MaskedLM
+from .genome import WindowSampler
+from .metrics import Meter, RankedScores
+
+VALIDATION_SEED = 0
+"""Validation uses the same windows, masks and draws in every run, so that runs can be compared."""
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Rate of the update that leads from `step` (0-based) to the next: linear warm-up from 0, then recipe.decay.
+
+    Linear and cosine decay reach 0 after the last step.
+    """
+    if step < recipe.warmup_steps:
+        return recipe.lr * (step + 1) / recipe.warmup_steps
+    progress = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    match recipe.decay:
+        case "constant":
+            return recipe.lr
+        case "linear":
+            return recipe.lr * (1 - progress)
+        case "cosine":
+            return recipe.lr * (1 + math.cos(math.pi * progress)) / 2
+
+
+def make_optimizer(model: Electra | MaskedLM, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only, never on norms and biases."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.adam_eps, fused=True)
+
+
+class Guard:
+    """Counts steps that were skipped because a loss or a gradient was not finite; only `read` waits for the device."""
+
+    def __init__(self, device: torch.device):
+        self._counts = torch.zeros(4, dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def add(self, gradient_norm: Tensor, step: int) -> None:
+        skipped = (~gradient_norm.isfinite()).long()
+        found, in_a_row, longest, last = self._counts.unbind()
+        in_a_row = (in_a_row + 1) * skipped
+        last = torch.where(skipped.bool(), step, last)
+        self._counts = torch.stack((found + skipped, in_a_row, torch.maximum(longest, in_a_row), last))
+
+    def read(self) -> Skipped:
+        """What was skipped since the last reading; a row of skipped steps may have begun before."""
+        found, in_a_row, longest, last = self._counts.tolist()
+        self._counts = self._counts.new_tensor((0, in_a_row, in_a_row, last))
+        return Skipped(found, longest, last)
+
+
+class Skipped(NamedTuple):
+    """Steps that changed nothing: how many, the most in a row, and the last of them (0-based)."""
+
+    steps: int
+    longest: int
+    last: int
+
+
+def upload(tokens: np.ndarray, device: torch.device) -> Tensor:
+    """A batch on the device; to a GPU from pinned memory, so that the host need not wait."""
+    batch = torch.from_numpy(tokens)
+    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+def train_step(
+    model: Electra | MaskedLM,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    precision: Precision,
+    recipe: Recipe,
+    tokens: Tensor,
+    step: int,
+    micro_batch: int,
+    meter: Meter,
+    guard: Guard,
+    first_row: int = 0,
+) -> None:
+    """One optimizer step, without host synchronisation; its figures go to the meter, its health to the guard.
+
+    The batch's loss is the mean of the losses of its micro-batches, which are all of the same size. A step whose loss
+    or gradient is not finite leaves weights and moments as they are.
+
+    Args:
+        tokens: (B, T), this rank's rows of the step's batch.
+        first_row: number of the first of them within the batch of all ranks.
+    """
+    first = step * recipe.batch_size + first_row
+    rows = torch.arange(first, first + len(tokens), device=tokens.device)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(recipe, step)
+
+    def backward(loss: Tensor) -> None:
+        poison = torch.where(loss.detach().isfinite(), 1.0, math.nan)  # makes the gradients tell what the loss knows
+        with torch.autocast(precision.device.type, enabled=False):
+            scaler.scale(loss * poison * (micro_batch / len(tokens))).backward()
+
+    parts = list(zip(tokens.split(micro_batch), rows.split(micro_batch), strict=True))
+    for number, (part, part_rows) in enumerate(parts, 1):
+        with precision.autocast(), contextlib.nullcontext() if number == len(parts) else _no_exchange(model):
+            meter.add(model(part, recipe.seed, part_rows, backward=backward))
+    scaler.unscale_(optimizer)
+    guard.add(torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm), step)
+    scaler.step(optimizer)
+    scaler.update(None if precision.dtype == torch.float16 else 1.0)
+    optimizer.zero_grad(set_to_none=True)
+
+
+@contextlib.contextmanager
+def _no_exchange(model: Electra | MaskedLM):
+    """Let gradients accumulate on each rank, to be averaged over the ranks with the last micro-batch."""
+    with contextlib.ExitStack() as stack:
+        for network in model.children():
+            if isinstance(network, DistributedDataParallel):
+                stack.enter_context(network.no_sync())
+        yield
+
+
+# ---- validation ------------------------------------------------------------------------------------------------------
+
+
+class Validation(NamedTuple):
+    """What a validation finds."""
+
+    figures: dict[str, float]
+    rtd_logits: Tensor | None
+    """(windows, T); None without a discriminator."""
+    replaced: Tensor | None
+    """bool (windows, T)."""
+
+
+@torch.no_grad()
+def validate(model: Electra | MaskedLM, sampler: WindowSampler, windows: int, precision: Precision) -> Validation:
+    """Losses, and replaced-token detection, over the first `windows` rows of a held-out sampler, the same each time."""
+    model.eval()
+    meter, logits, replaced = Meter(precision.device), [], []
+    for step in range(math.ceil(windows / sampler.rows)):
+        first = step * sampler.rows
+        tokens = upload(sampler.batch(step).tokens[: windows - first], precision.device)
+        rows = torch.arange(first, first + len(tokens), device=precision.device)
+        with precision.autocast(), uncompiled(model):
+            losses = model(tokens, VALIDATION_SEED, rows)
+        meter.add(losses)
+        if losses.rtd_logits is not None:
+            logits.append(losses.rtd_logits.float().cpu())
+            replaced.append(~losses.corrupted.original.cpu())
+    model.train()
+    figures = meter.read()
+    if not logits:
+        return Validation(figures, None, None)
+
+    logits, replaced = torch.cat(logits), torch.cat(replaced)
+    ranked = RankedScores(-logits.flatten(), replaced.flatten())
+    exact = {"rtd_auroc": ranked.auroc(), "rtd_average_precision": ranked.average_precision()}
+    return Validation(figures | exact, logits, replaced)

@@ -1,0 +1,36 @@
+"""Every flag that docs/use.md names is a flag of one of the verbs it is about."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+from nucel.config import TrainConfig
+from nucel.embed.__main__ import EmbedConfig
+from nucel.finetune import FinetuneConfig
+from nucel.predict import PredictConfig
+from nucel.suite import SuiteConfig
+
+PAGE = (Path(__file__).parents[2] / "docs" / "use.md").read_text(encoding="utf-8")
+
+
+def flags(config: type) -> set[str]:
+    return {"--" + field.name.replace("_", "-") for field in dataclasses.fields(config)}
+
+
+def test_flags_exist():
+    known = set().union(*map(flags, (EmbedConfig, FinetuneConfig, PredictConfig, SuiteConfig))) | {"--help"}
+    named = set(re.findall(r"`(--[a-z-]+)", PAGE))
+    assert len(named) > 20 and named <= known
+
+
+def test_commands_use_flags_of_their_verb():
+    verbs = {
+        "train": TrainConfig, "embed": EmbedConfig, "finetune": FinetuneConfig, "predict": PredictConfig,
+        "suite": SuiteConfig,
+    }  # fmt: skip
+    commands = re.findall(r"python -m nucel\.(\w+) (.*)", PAGE.replace("\\\n", " "))
+    assert {verb for verb, _ in commands} == verbs.keys()
+    for verb, words in commands:
+        assert set(re.findall(r"(--[a-z-]+)", words)) <= flags(verbs[verb]), (verb, words)
