@@ -4,7 +4,7 @@
     RUN/metrics.jsonl                 one line per log interval and per validation
     RUN/summary.json                  what the trainer printed at its end
     RUN/checkpoints/step-00001000/    discriminator/ and generator/ in hub form, trainer.pt, SHA256SUMS
-    RUN/discriminator/ RUN/generator/ copies of the newest checkpoint's, for whoever loads the run
+    RUN/discriminator/ RUN/generator/ copies of the newest checkpoint's, for whoever loads the run (or RUN/masked_lm/)
     RUN/lock                          while a process writes here
 
 A checkpoint is written under a temporary name, flushed to disk and renamed, so that one either exists whole or not at
