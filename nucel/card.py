@@ -96,7 +96,6 @@ _MEANINGS = {
 """Figures of a validation. Accuracy over all positions is not among them: a constant guess already has 0.9."""
 
 _FILES = (
-    ("`discriminator/`, `generator/`", "the newest checkpoint's networks, ready for the hub with a card like this"),
     ("`checkpoints/`", "what a resume needs; `sha256sum -c SHA256SUMS` in one of them tells whether it is intact"),
     ("`run.json`", "recipe, genome, windows, versions and command, for programs; its paths are those of that machine"),
     ("`metrics.jsonl`", "a line of figures for each log interval (`train`) and each validation"),
@@ -110,10 +109,10 @@ def write(run: Path) -> None:
     """Write RUN/README.md, and a README.md in each of the run's model folders; each is replaced at once.
 
     Raises:
-        CheckpointError: there is no run to describe, or the files cannot be written.
+        CheckpointError: there is no run with a checkpoint, or the files cannot be written.
     """
     with checkpoint.writing(run, "its card"):
-        folders = sorted(path.parent for path in run.glob("*/config.json"))
+        folders = checkpoint.published(run)
         for folder in folders:
             durable.write_text(folder / "README.md", _card(run, folder, folder))
         # The first is the discriminator where there is one.
@@ -141,12 +140,14 @@ def _card(run: Path, place: Path, folder: Path) -> str:
         _limits(description["recipe"]),
         "## Recipe",
         f"```sh\n{_without_folders(description['command'])}\n```",
-        "All settings that decide the result; folders are left out of the command above. The same command on the same "
-        "files, with `--resume auto`, continues the run where it has not come to its end.",
+        "Folders are left out of this command. With `--resume auto`, the same command on the same files continues the "
+        "run if it has not come to its end. All settings that decide the result:",
         f"```json\n{json.dumps(description['recipe'], indent=2)}\n```",
     ]
     if place == run:
-        parts += ["## Files", _table(("file", "what it is"), _FILES)]
+        names = ", ".join(f"`{path.name}/`" for path in checkpoint.published(run))
+        networks = (names, "the newest checkpoint's weights, ready for the hub with a card like this")
+        parts += ["## Files", _table(("file", "what it is"), [networks, *_FILES])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -184,6 +185,8 @@ def _trained_on(description: dict[str, Any], lines: list[dict[str, Any]], step: 
         ("schedule", amount(recipe["steps"])),
         ("these weights", amount(step)),
     ]
+    if skipped := sum(line.get("skipped_steps", 0) for line in lines):
+        rows.append(("skipped steps", f"{skipped:,}, whose loss or gradient was not finite"))
     if rates:
         rows.append(("speed", f"{median(rates):,.0f} tokens/s"))
     rows.append(("made with", ", ".join(f"{name} {x}" for name, x in description["versions"].items() if x)))

@@ -4,7 +4,7 @@
     RUN/metrics.jsonl                 one line per log interval and per validation
     RUN/summary.json                  what the trainer printed at its end
     RUN/checkpoints/step-00001000/    discriminator/ and generator/ in hub form, trainer.pt, SHA256SUMS
-    RUN/discriminator/ RUN/generator/ copies of the newest checkpoint's, for whoever loads the run
+    RUN/discriminator/ RUN/generator/ copies of the newest checkpoint's, for whoever loads the run (or RUN/masked_lm/)
     RUN/lock                          while a process writes here
 
 A checkpoint is written under a temporary name, flushed to disk and renamed, so that one either exists whole or not at
@@ -120,6 +120,17 @@ def has_checkpoint(run: Path) -> bool:
 def newest_step(run: Path) -> int:
     """Step of the newest checkpoint, 0 where there is none; whether it is intact shows only in `restore`."""
     return max((int(checkpoint.name.removeprefix("step-")) for checkpoint in _checkpoints(run)), default=0)
+
+
+def published(run: Path) -> list[Path]:
+    """The run's model folders: copies of the newest checkpoint's, the discriminator before the generator.
+
+    Raises:
+        CheckpointError: there is no checkpoint.
+    """
+    if not has_checkpoint(run):
+        raise CheckpointError(f"{run} has no checkpoint yet")
+    return sorted(run / path.name for path in _checkpoints(run)[-1].iterdir() if path.is_dir())
 
 
 def _parameter_bytes(model: Electra | MaskedLM) -> int:

@@ -81,7 +81,7 @@ class Run(NamedTuple):
     lines: list[dict[str, Any]]
     x_per_step: int
 
-    def curve(self, split: str, figure: str | None) -> tuple[np.ndarray, np.ndarray]:
+    def curve(self, split: str, figure: str) -> tuple[np.ndarray, np.ndarray]:
         """x and y, float64 (N,), of the lines that have the figure; y is nan where it is null."""
         lines = [line for line in self.lines if line["split"] == split and figure in line]
         x = np.array([line["step"] for line in lines], float) * self.x_per_step

@@ -100,6 +100,18 @@ def test_the_manual_of_run_directories_names_all_that_a_run_leaves(run):
     assert {path.name for path in (run / "checkpoints" / "step-00000004").iterdir()} <= named
 
 
+def test_what_others_keep_in_a_run_directory_is_left_alone(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    mine = copy / "finetuned"
+    mine.mkdir()
+    (mine / "config.json").write_text("{}")
+    card.write(copy)
+    assert [path.name for path in mine.iterdir()] == ["config.json"]
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(checkpoint.CheckpointError, match="has no checkpoint yet"):
+        card.write(copy)
+
+
 def test_a_card_names_no_folder_of_the_machine_it_was_written_on(run):
     for path in run.rglob("README.md"):
         assert str(run.parent) not in path.read_text() and run.parent.name not in path.read_text()
@@ -122,17 +134,22 @@ def test_a_card_is_that_of_the_newest_checkpoint_before_the_run_has_ended(run, t
     assert not list(copy.rglob("*.tmp"))
 
 
-def test_a_run_of_one_network_has_a_card_too(run, tmp_path):
-    """Without a discriminator, as masked language modelling alone leaves it; its figures lack what it cannot have."""
-    copy = shutil.copytree(run, tmp_path / "mlm")
-    shutil.rmtree(copy / "discriminator")
-    lines = [
-        {name: value for name, value in line.items() if "rtd" not in name and name != "replaced_fraction"}
-        for line in checkpoint.read_metrics(copy)
-    ]
-    (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (copy / "summary.json").write_text('{"step": 4, "val_windows": 6}')
+def test_a_masked_language_model_has_a_card_without_a_discriminator(tmp_path, monkeypatch):
+    run = tmp_path / "control"
+    assert main([*WORDS, "--objective", "mlm", "--out", str(run)]) == 0
+    text, rows = (run / "README.md").read_text(), rows_of((run / "README.md").read_text())
+    assert "## Use `masked_lm/`" in text and "pipeline_tag: fill-mask" in text and "discriminator/" not in text
+    assert "generator_loss" in rows and "rtd_auroc" not in rows and "`masked_lm/`" in rows
+    monkeypatch.chdir(run)
+    found: dict = {}
+    for lines in code_of(text)[:2]:
+        exec(lines, found)
+    assert found["hidden"].shape == (1, 9, 32) and found["probabilities"].sum() == pytest.approx(1)
+
+
+def test_skipped_steps_are_told(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    assert "skipped steps" not in rows_of((copy / "README.md").read_text())
+    checkpoint.append_metrics(copy, {"step": 4, "split": "train", "skipped_steps": 3})
     card.write(copy)
-    text = (copy / "README.md").read_text()
-    assert "## Use `generator/`" in text and "pipeline_tag: fill-mask" in text
-    assert "generator_loss" in rows_of(text) and "rtd_auroc" not in rows_of(text)
+    assert rows_of((copy / "README.md").read_text())["skipped steps"][0].startswith("3, whose loss")
