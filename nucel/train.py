@@ -252,6 +252,11 @@ def _train(config: TrainConfig, command: str, precision: Precision, run: Path, p
             checkpoint.write_description(run, description)
     resumed = place.from_first(checkpoint.has_checkpoint(run))
     first, warnings = checkpoint.restore(run, model, optimizer, scaler, precision.device) if resumed else (0, ())
+    if (agreed := place.from_first(first)) != first:
+        raise CheckpointError(
+            f"rank {place.rank} finds an intact checkpoint of step {first}, rank 0 one of step {agreed}: do all ranks read "
+            f"the same {run}?"
+        )
     if place.speaks:
         for warning in warnings:
             _announce(warning)
