@@ -254,8 +254,8 @@ def _train(config: TrainConfig, command: str, precision: Precision, run: Path, p
     first, warnings = checkpoint.restore(run, model, optimizer, scaler, precision.device) if resumed else (0, ())
     if (agreed := place.from_first(first)) != first:
         raise CheckpointError(
-            f"rank {place.rank} finds an intact checkpoint of step {first}, rank 0 one of step {agreed}: do all ranks read "
-            f"the same {run}?"
+            f"rank {place.rank} finds an intact checkpoint of step {first}, rank 0 one of step {agreed}: "
+            f"do all ranks read the same {run}?"
         )
     if place.speaks:
         for warning in warnings:
