@@ -12,7 +12,7 @@ from planted import planted_rows, save_tiny_model, tiny_classifier, write_table,
 from safetensors.torch import load_file
 
 import nucel
-from nucel import hub, plot
+from nucel import evaluate, hub
 from nucel.finetune import main as finetune_main
 from nucel.predict import main as predict_main
 
@@ -260,5 +260,5 @@ def test_predictions_are_drawn(tmp_path, labels, targets):
     pytest.importorskip("matplotlib")
     draws = np.random.default_rng(0)
     outputs = draws.normal(size=(4, 1)) if labels is None else draws.dirichlet([1] * len(labels), 4)
-    plot.plot_predictions(labels, np.array(targets), outputs, tmp_path / "p.png")
+    evaluate.plot_predictions(labels, np.array(targets), outputs, tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
