@@ -61,9 +61,9 @@ kernels)
     section tiles 60 "$PYTHON" benchmarks/tune_tiles.py --widths 32 --seconds 45
     ;;
 train)
-    section step_tests 120 bash -c step_tests
-    section train 270 "$PYTHON" benchmarks/bench_train.py --out "$OUT" --seconds 180
-    section profile 90 "$PYTHON" benchmarks/profile_step.py --out "$OUT"
+    section step_tests 90 bash -c step_tests
+    section profile 80 "$PYTHON" benchmarks/profile_step.py --out "$OUT"
+    section train 330 "$PYTHON" benchmarks/bench_train.py --out "$OUT" --seconds 240
     ;;
 run)
     section run 560 "$PYTHON" benchmarks/real_run.py "${2:?give a folder of genomes}" --out "$OUT/run" --minutes 3.5

@@ -26,11 +26,13 @@ class TransformersPair(nn.Module):
                 hub.save(getattr(electra, name), Path(folder) / name)
             self.generator = ModernBertForMaskedLM.from_pretrained(Path(folder) / "generator")
             self.discriminator = ModernBertForTokenClassification.from_pretrained(Path(folder) / "discriminator")
+        self.hidden_states = self.discriminator.model
         self.train()
 
     def compile_networks(self) -> None:
         self.generator.compile(dynamic=False)
         self.discriminator.compile(dynamic=False)
+        self.hidden_states = torch.compile(self.discriminator.model, dynamic=False)
 
     def loss(self, tokens: Tensor, seed: int, rows: Tensor) -> Tensor:
         masked = mask(tokens, self.config.mask_rate, seed, rows)
@@ -46,4 +48,4 @@ class TransformersPair(nn.Module):
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """The discriminator's encoder."""
-        return self.discriminator.model(input_ids=tokens.long()).last_hidden_state
+        return self.hidden_states(input_ids=tokens.long()).last_hidden_state

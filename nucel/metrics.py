@@ -88,9 +88,9 @@ class Meter:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self._reset()
+        self.reset()
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
         self.losses = torch.zeros(3, device=self.device)
         self.counts = torch.zeros(4, dtype=torch.int64, device=self.device)
         self.histogram = torch.zeros(2 * self.BINS, dtype=torch.int64, device=self.device)
@@ -143,5 +143,5 @@ class Meter:
                 "rtd_precision": replaced_below / max(1, replaced_below + original_below),
                 "replaced_fraction": fraction,
             }
-        self._reset()
+        self.reset()
         return figures

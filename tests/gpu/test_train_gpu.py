@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nucel.compiled import compile_blocks
 from nucel.config import PRESETS
+from nucel.cost import window_bytes
 from nucel.device import Precision
 from nucel.electra import Electra, mask, propose
 from nucel.metrics import Meter
@@ -69,3 +71,44 @@ def test_the_trainer_runs_and_resumes(tmp_path, dtype, capsys):
     assert main([*words, "--stop-after", "6"]) == 0
     assert main(words) == 0
     assert '"step": 12' in capsys.readouterr().out.splitlines()[-1]
+
+
+class Trainer:
+    """A preset's pair on the GPU in bf16, with all that its steps need."""
+
+    def __init__(self, preset, compiled):
+        self.config, self.precision = PRESETS[preset](), Precision(torch.device("cuda"), torch.bfloat16)
+        self.model = Electra(self.config.model).initialize(0).cuda()
+        if compiled:
+            compile_blocks(self.model)
+        self.optimizer, self.scaler = make_optimizer(self.model, self.config), self.precision.gradient_scaler()
+        self.meter, self.guard = Meter(self.precision.device), Guard(self.precision.device)
+
+    def step(self, number, tokens):
+        train_step(
+            self.model, self.optimizer, self.scaler, self.precision, self.config, tokens, number, len(tokens),
+            self.meter, self.guard,
+        )  # fmt: skip
+        return self.meter.read()
+
+
+def test_compiled_and_eager_training_agree_over_50_steps():
+    eager, compiled = Trainer("debug", compiled=False), Trainer("debug", compiled=True)
+    tokens = windows().cuda()
+    for step in range(50):
+        expected, found = eager.step(step, tokens), compiled.step(step, tokens)
+        for name in ("generator_loss", "rtd_loss"):
+            assert found[name] == pytest.approx(expected[name], rel=2e-2), (step, name)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_a_step_takes_the_memory_that_is_planned(compiled):
+    trainer = Trainer("small", compiled)
+    tokens = windows(batch=128, positions=512).cuda()
+    trainer.step(0, tokens)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    trainer.step(1, tokens)
+    taken = torch.cuda.max_memory_allocated() - before
+    planned = 128 * window_bytes(trainer.config.model, 512, torch.bfloat16, compiled)
+    assert 0.6 * planned < taken < 1.05 * planned + 4 * sum(p.numel() for p in trainer.model.parameters())
