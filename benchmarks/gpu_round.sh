@@ -2,14 +2,22 @@
 # Everything that needs a GPU, in one command and within ten minutes: build, tests, memory checker, benchmarks, tiles.
 #
 #     benchmarks/gpu_round.sh [kernels]      the ops alone; results in $OUT, or in benchmarks/results
-#     benchmarks/gpu_round.sh train          the training step: tests, beside transformers, profile, two ranks on one GPU
-#     benchmarks/gpu_round.sh run FOLDER     RTD against MLM on a folder of genomes, four minutes each
+#     benchmarks/gpu_round.sh train          the training step: tests, profile, beside transformers
+#     benchmarks/gpu_round.sh run FOLDER     RTD against MLM on a folder of genomes, three and a half minutes each
+#     benchmarks/gpu_round.sh tasks FOLDER   that round's two encoders beside their controls, on a folder of tasks
 #
 # Needs no network: Python packages that are missing are taken from wheels/, if there is such a folder. Every section
 # has a time limit of its own and leaves a log; one that fails does not stop those after it. round.tsv says how each
 # ended, attention.md, rtd_loss.md, train.md and profile.md (and .json) hold the tables, run/ the real runs.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+case ${1:-kernels} in
+kernels | train | run | tasks) ;;
+*)
+    echo "kernels, train, run or tasks, not $1" >&2
+    exit 2
+    ;;
+esac
 OUT=$(realpath -m "${OUT:-benchmarks/results}")
 PYTHON=${PYTHON:-python3}
 mkdir -p "$OUT"
@@ -68,8 +76,8 @@ train)
 run)
     section run 560 "$PYTHON" benchmarks/real_run.py "${2:?give a folder of genomes}" --out "$OUT/run" --minutes 3.5
     ;;
-*)
-    echo "kernels, train or run, not $1" >&2
-    exit 2
+tasks)
+    section tasks 560 "$PYTHON" -m nucel.suite "${2:?give a folder of tasks}" --out "$OUT/tasks" --lr 1e-4 \
+        --models "pretrained=$OUT/run/electra" "mlm=$OUT/run/mlm"
     ;;
 esac

@@ -32,9 +32,10 @@ def test_every_path_of_the_map_exists():
     assert [path for path in sorted(paths) if not (REPOSITORY / path).exists()] == []
 
 
-def test_links_lead_somewhere():
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
-    assert links and [link for link in links if not (REPOSITORY / link).exists()] == []
+@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{page.name}" for page in REPOSITORY.glob("docs/*.md"))])
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", (REPOSITORY / page).read_text(encoding="utf-8"))
+    assert [link for link in links if not (REPOSITORY / page).parent.joinpath(link).exists()] == []
 
 
 def test_results_of_a_gpu_round_replace_those_before(tmp_path):
