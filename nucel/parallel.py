@@ -7,6 +7,7 @@ Rank 0 alone validates, writes and speaks.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -54,14 +55,16 @@ class World(NamedTuple):
     @contextlib.contextmanager
     def first_alone(self) -> Iterator[None]:
         """Let rank 0 go through a block before the others: it makes the files that they find."""
-        if self.size > 1 and not self.speaks:
-            self._wait_for_first()
+        if not self.speaks:
+            self.wait()
         yield
-        if self.size > 1 and self.speaks:
-            self._wait_for_first()
+        if self.speaks:
+            self.wait()
 
-    def _wait_for_first(self) -> None:
-        distributed.barrier()
+    def wait(self) -> None:
+        """Until all ranks have come here."""
+        if self.size > 1:
+            distributed.barrier()
 
     def exchange_gradients(self, model: Electra | MaskedLM, device: torch.device) -> Electra | MaskedLM:
         """The same model, its gradients averaged over the ranks while its backward pass runs."""
@@ -94,6 +97,7 @@ def world() -> Iterator[World]:
     try:
         yield place
     finally:
+        gc.collect()  # what holds on to the group, the parallel networks' cycles among it, must be gone before it
         distributed.destroy_process_group()
 
 

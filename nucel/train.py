@@ -403,6 +403,7 @@ def main(arguments: list[str] | None = None) -> int:
     with parallel.world() as place:
         try:
             summary = estimate(config, place) if config.dry_run else train(config, command, place)
+            place.wait()  # rank 0 has most to do at the end, and torchrun ends it if another leaves in disorder
         except (ConfigError, GenomeError, CheckpointError, HubError, OSError) as error:
             return _fail(error, place)
         except TrainingError as error:
