@@ -168,13 +168,8 @@ class Electra(nn.Module):
         """
         config = self.config
         masked = mask(tokens, config.mask_rate, seed, rows)
-        generator_logits = self.generator(masked.tokens, masked.positions, lengths)
-        generator_loss = masked_cross_entropy(generator_logits, masked)
+        generator_loss, generator_logits = _fill_in(self.generator, masked, lengths, backward)
         proposals = propose(generator_logits, config.temperature, seed, rows, masked.positions)
-        if backward is not None:
-            backward(generator_loss)
-            generator_loss, generator_logits = generator_loss.detach(), generator_logits.detach()
-
         corrupted = corrupt(tokens, masked, proposals)
         rtd_loss, rtd_logits = self.discriminator(corrupted.tokens, corrupted.original, lengths)
         if backward is not None:
@@ -211,12 +206,20 @@ class MaskedLM(nn.Module):
     ) -> Losses:
         """Losses of windows; as for `Electra`."""
         masked = mask(tokens, self.config.mask_rate, seed, rows)
-        logits = self.masked_lm(masked.tokens, masked.positions, lengths)
-        loss = masked_cross_entropy(logits, masked)
-        if backward is not None:
-            backward(loss)
-            loss, logits = loss.detach(), logits.detach()
+        loss, logits = _fill_in(self.masked_lm, masked, lengths, backward)
         return Losses(loss, loss, logits, masked)
+
+
+def _fill_in(
+    network: nn.Module, masked: Masked, lengths: Tensor | None, backward: Callable[[Tensor], None] | None
+) -> tuple[Tensor, Tensor]:
+    """A masked language model's loss () and logits (B, M, V); detached, once `backward` has been through them."""
+    logits = network(masked.tokens, masked.positions, lengths)
+    loss = masked_cross_entropy(logits, masked)
+    if backward is None:
+        return loss, logits
+    backward(loss)
+    return loss.detach(), logits.detach()
 
 
 def masked_cross_entropy(logits: Tensor, masked: Masked) -> Tensor:

@@ -30,7 +30,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from . import hub
+from . import command, hub
 from .checkpoint import finite
 from .config import ConfigError
 from .device import DeviceOptions, choose_precision
@@ -227,18 +227,14 @@ def _plot(config: FinetuneConfig, task: Task, outcome: Outcome) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: parse, fine-tune, print the summary as one JSON object on the last line of stdout."""
+    """Command line: parse, fine-tune, print the summary."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    command = shlex.join(["python", "-m", "nucel.finetune", *arguments])
-    try:
-        config = tyro.cli(FinetuneConfig, prog="python -m nucel.finetune", args=arguments)
-        summary = finetune(config, command)
-    except (ValueError, FitError, OSError) as error:
-        # ConfigError, InputError, GenomeError and HubError are ValueErrors.
-        console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
-        return 2
-    print(json.dumps(summary))
-    return 0
+    typed = shlex.join(["python", "-m", "nucel.finetune", *arguments])
+    return command.run(
+        lambda: finetune(tyro.cli(FinetuneConfig, prog="python -m nucel.finetune", args=arguments), typed),
+        console,
+        FitError,
+    )
 
 
 if __name__ == "__main__":

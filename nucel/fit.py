@@ -22,6 +22,7 @@ from .config import ConfigError
 from .device import Precision
 from .embed import make_batch, predict
 from .evaluate import figures
+from .optimizer import adamw, update
 from .task import Split, Task
 
 _PLATEAU_PATIENCE, _PLATEAU_FACTOR = 5, 0.2
@@ -126,15 +127,6 @@ def _plateaus(losses: list[float]) -> int:
     return count
 
 
-def _optimizer(network: nn.Module, options: FitOptions) -> torch.optim.AdamW:
-    trained = [p for p in network.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": options.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=options.lr, fused=True)
-
-
 def _loss(outputs: Tensor, targets: Tensor, task: Task) -> Tensor:
     """Cross-entropy of the classes in nats, or squared error in standard deviations of the training table."""
     if task.labels is not None:
@@ -176,7 +168,7 @@ def fit(
     steps_per_epoch = math.ceil(len(tokens) / options.batch_size)
     steps = options.epochs * steps_per_epoch
     every = options.evaluate_every or steps_per_epoch
-    optimizer, scaler = _optimizer(network, options), precision.gradient_scaler()
+    optimizer, scaler = adamw(network, options.lr, options.weight_decay), precision.gradient_scaler()
     history: list[Evaluation] = []
     best: Evaluation | None = None
     weights: dict[str, Tensor] = {}
@@ -197,17 +189,11 @@ def fit(
             strands = [vocab.reverse_complement(tokens[i]) if flipped[i] else tokens[i] for i in rows]
             batch = make_batch(strands, range(len(rows)), device)
             rate = learning_rate(options, step, steps, [e.dev_loss for e in history])
-            for group in optimizer.param_groups:
-                group["lr"] = rate
             with precision.autocast():
                 outputs = network(batch.tokens, batch.lengths)
             loss = _loss(outputs, torch.from_numpy(targets[rows]).to(device), task)
             scaler.scale(loss).backward()
-            scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(network.parameters(), options.max_grad_norm)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
+            update(network, optimizer, scaler, precision, rate, options.max_grad_norm)
             total += loss.detach()
             done = step + 1
             due = done % every == 0 or done == steps

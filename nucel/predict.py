@@ -6,7 +6,6 @@ this alphabet. The last line on stdout is one JSON object.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from . import command
 from .checkpoint import finite
 from .config import ConfigError
 from .device import DeviceOptions, choose_precision
@@ -90,14 +90,10 @@ def predict_file(config: PredictConfig) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    try:
-        summary = predict_file(tyro.cli(PredictConfig, prog="python -m nucel.predict", args=arguments))
-    except (ValueError, OSError) as error:
-        # ConfigError, InputError, GenomeError and HubError are ValueErrors.
-        console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
-        return 2
-    print(json.dumps(summary))
-    return 0
+    """Command line: parse, predict, print the summary."""
+    return command.run(
+        lambda: predict_file(tyro.cli(PredictConfig, prog="python -m nucel.predict", args=arguments)), console
+    )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from .device import Precision
 from .electra import Electra, MaskedLM
 from .genome import WindowSampler
 from .metrics import Meter, RankedScores
+from .optimizer import adamw, update
 
 VALIDATION_SEED = 0
 """Validation uses the same windows, masks and draws in every run, so that runs can be compared."""
@@ -40,13 +41,8 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def make_optimizer(model: Electra | MaskedLM, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only, never on norms and biases."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.adam_eps, fused=True)
+    """The recipe's AdamW."""
+    return adamw(model, recipe.lr, recipe.weight_decay, recipe.betas, recipe.adam_eps)
 
 
 class Guard:
@@ -111,8 +107,6 @@ def train_step(
     """
     first = step * recipe.batch_size + first_row
     rows = torch.arange(first, first + len(tokens), device=tokens.device)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(recipe, step)
 
     def backward(loss: Tensor) -> None:
         poison = torch.where(loss.detach().isfinite(), 1.0, math.nan)  # makes the gradients tell what the loss knows
@@ -123,11 +117,8 @@ def train_step(
     for number, (part, part_rows) in enumerate(parts, 1):
         with precision.autocast(), contextlib.nullcontext() if number == len(parts) else _no_exchange(model):
             meter.add(model(part, recipe.seed, part_rows, backward=backward))
-    scaler.unscale_(optimizer)
-    guard.add(torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm), step)
-    scaler.step(optimizer)
-    scaler.update(None if precision.dtype == torch.float16 else 1.0)
-    optimizer.zero_grad(set_to_none=True)
+    norm = update(model, optimizer, scaler, precision, learning_rate(recipe, step), recipe.max_grad_norm)
+    guard.add(norm, step)
 
 
 @contextlib.contextmanager

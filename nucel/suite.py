@@ -27,7 +27,7 @@ import tyro
 from rich.console import Console
 from torch import nn
 
-from . import baseline, hub
+from . import baseline, command, hub
 from .checkpoint import differences, finite
 from .config import ConfigError
 from .device import DeviceOptions, Precision, choose_precision
@@ -281,15 +281,10 @@ def _write_tables(out: Path, contenders: list[str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: parse, run what is missing, print the summary as one JSON object on the last line of stdout."""
-    try:
-        summary = run_suite(tyro.cli(SuiteConfig, prog="python -m nucel.suite", args=arguments))
-    except (ValueError, FitError, OSError) as error:
-        # ConfigError, InputError, GenomeError and HubError are ValueErrors.
-        console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
-        return 2
-    print(json.dumps(summary))
-    return 0
+    """Command line: parse, run what is missing, print the summary."""
+    return command.run(
+        lambda: run_suite(tyro.cli(SuiteConfig, prog="python -m nucel.suite", args=arguments)), console, FitError
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ INPUT is a FASTA, a CSV or TSV with a column of sequences, or a BED file with --
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from .. import command
 from ..config import ConfigError
 from ..device import DeviceOptions, choose_precision
 from ..hub import load
@@ -92,15 +92,8 @@ def embed_file(config: EmbedConfig) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    config = tyro.cli(EmbedConfig, prog="python -m nucel.embed", args=arguments)
-    try:
-        summary = embed_file(config)
-    except (ValueError, OSError) as error:
-        # ConfigError, InputError, GenomeError and HubError are ValueErrors, and so is a layer that there is not.
-        console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
-        return 2
-    print(json.dumps(summary))
-    return 0
+    """Command line: parse, embed, print the summary."""
+    return command.run(lambda: embed_file(tyro.cli(EmbedConfig, prog="python -m nucel.embed", args=arguments)), console)
 
 
 if __name__ == "__main__":

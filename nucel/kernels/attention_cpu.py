@@ -49,14 +49,12 @@ def _product_dtype(dtype: torch.dtype, radius: int | None) -> torch.dtype:
     return dtype if radius is None else accumulation_dtype(dtype)
 
 
-def _equal_rows(lengths: Tensor | None, batch: int, positions: int) -> Iterator[tuple[slice | Tensor, int]]:
+def _equal_rows(lengths: Tensor, positions: int) -> Iterator[tuple[Tensor, int]]:
     """Groups of batch rows with the same number of real positions, and that number; empty rows are left out."""
-    if lengths is None:
-        yield slice(batch), positions
-        return
-    for length in lengths.clamp(max=positions).unique().tolist():
+    lengths = lengths.clamp(max=positions)
+    for length in lengths.unique().tolist():
         if length > 0:
-            yield (lengths.clamp(max=positions) == length).nonzero().squeeze(1), length
+            yield (lengths == length).nonzero().squeeze(1), length
 
 
 # ---- a window as a batch of blocks -----------------------------------------------------------------------------------
@@ -142,21 +140,24 @@ def attention_forward(
     qkv: Tensor, cos: Tensor, sin: Tensor, radius: int | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """`reference.attention_forward`."""
-    batch, positions, _, heads, width = qkv.shape
     q, k, v = _rotated(qkv, cos, sin, _product_dtype(qkv.dtype, radius))
+    if lengths is None:
+        return _forward(q, k, v, radius, qkv.dtype)
+    batch, positions, heads, width = q.shape
     out = qkv.new_zeros((batch, positions, heads, width))
-    lse = qkv.new_zeros((batch, heads, positions), dtype=accumulation_dtype(qkv.dtype))
-    for rows, length in _equal_rows(lengths, batch, positions):
-        blocks = _Blocks(q[rows, :length], radius)
-        out_blocks, lse_blocks = _flash(
-            blocks.queries(q[rows, :length]),
-            blocks.keys(k[rows, :length]),
-            blocks.keys(v[rows, :length]),
-            attn_mask=blocks.mask,
-        )
-        out[rows, :length] = blocks.join(out_blocks).to(out.dtype)
-        lse[rows, :, :length] = blocks.join(lse_blocks[..., None]).squeeze(-1).transpose(1, 2)
+    lse = q.new_zeros((batch, heads, positions), dtype=accumulation_dtype(qkv.dtype))
+    for rows, length in _equal_rows(lengths, positions):
+        part = (x[rows, :length] for x in (q, k, v))
+        out[rows, :length], lse[rows, :, :length] = _forward(*part, radius, qkv.dtype)
     return out, lse
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, radius: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """out (B, T, H, D) in dtype and lse (B, H, T) of rows without padding."""
+    blocks = _Blocks(q, radius)
+    out, lse = _flash(blocks.queries(q), blocks.keys(k), blocks.keys(v), attn_mask=blocks.mask)
+    lse = blocks.join(lse[..., None]).squeeze(-1).transpose(1, 2)
+    return blocks.join(out).to(dtype).contiguous(), lse.contiguous()
 
 
 @_as_written
@@ -171,25 +172,28 @@ def attention_backward(
     lengths: Tensor | None,
 ) -> Tensor:
     """`reference.attention_backward`."""
-    batch, positions = qkv.shape[:2]
     q, k, v = _rotated(qkv, cos, sin, _product_dtype(qkv.dtype, radius))
-    grad_out, out = grad_out.to(q.dtype).contiguous(), out.to(q.dtype).contiguous()
-    grad_qkv = q.new_zeros(qkv.shape)
-    for rows, length in _equal_rows(lengths, batch, positions):
-        blocks = _Blocks(q[rows, :length], radius)
-        grad_q, grad_k, grad_v = _flash_backward(
-            blocks.queries(grad_out[rows, :length]),
-            blocks.queries(q[rows, :length]),
-            blocks.keys(k[rows, :length]),
-            blocks.keys(v[rows, :length]),
-            blocks.queries(out[rows, :length]),
-            blocks.queries(lse[rows, :, :length].transpose(1, 2)[..., None]).squeeze(-1),
-            0.0,
-            False,
-            attn_mask=blocks.mask,
-        )
-        grad_qkv[rows, :length, 0] = blocks.join(grad_q)
-        grad_qkv[rows, :length, 1] = blocks.sum(grad_k)
-        grad_qkv[rows, :length, 2] = blocks.sum(grad_v)
+    inputs = (q, k, v, grad_out.to(q.dtype).contiguous(), out.to(q.dtype).contiguous(), lse.transpose(1, 2))
+    if lengths is None:
+        grad_qkv = q.new_empty(qkv.shape)
+        grad_qkv[:, :, 0], grad_qkv[:, :, 1], grad_qkv[:, :, 2] = _backward(*inputs, radius)
+    else:
+        grad_qkv = q.new_zeros(qkv.shape)
+        for rows, length in _equal_rows(lengths, qkv.shape[1]):
+            part = (x[rows, :length] for x in inputs)
+            grad_qkv[rows, :length] = torch.stack(_backward(*part, radius), dim=2)
     grad_qkv[:, :, :2] = _rotate(grad_qkv[:, :, :2], cos, -sin)
     return grad_qkv.to(qkv.dtype)
+
+
+def _backward(
+    q: Tensor, k: Tensor, v: Tensor, grad_out: Tensor, out: Tensor, lse: Tensor, radius: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of rotated q and k, and of v, each (B, T, H, D), of rows without padding; lse is (B, T, H)."""
+    blocks = _Blocks(q, radius)
+    out, lse = blocks.queries(out), blocks.queries(lse[..., None]).squeeze(-1)
+    grad_q, grad_k, grad_v = _flash_backward(
+        blocks.queries(grad_out), blocks.queries(q), blocks.keys(k), blocks.keys(v), out, lse, 0.0, False,
+        attn_mask=blocks.mask,
+    )  # fmt: skip
+    return blocks.join(grad_q), blocks.sum(grad_k), blocks.sum(grad_v)

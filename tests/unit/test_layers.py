@@ -8,9 +8,10 @@ from pathlib import Path
 import nucel
 
 LEVEL = {
-    "vocab": 0, "config": 0, "demo": 0, "kernels": 0, "results": 0, "durable": 0, "_nucel": 0,
+    "vocab": 0, "config": 0, "demo": 0, "kernels": 0, "results": 0, "durable": 0, "command": 0,
+    "_nucel": 0,
     "model": 1, "genome": 1, "device": 1, "baseline": 1, "evaluate": 1,
-    "electra": 2, "hub": 2, "compiled": 2, "sequences": 2,
+    "electra": 2, "hub": 2, "compiled": 2, "sequences": 2, "optimizer": 2,
     "metrics": 3, "checkpoint": 3, "cost": 3, "parallel": 3, "embed": 3, "task": 3,
     "step": 4, "plot": 4, "card": 4, "track": 4, "fit": 4, "loop": 5, "finetune": 5,
     "train": 6, "predict": 6, "suite": 6,

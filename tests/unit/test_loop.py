@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
+from tiny_run import MODEL, write_genome
 
 import nucel
 from nucel import checkpoint, electra
@@ -14,19 +14,12 @@ from nucel.config import TrainConfig
 from nucel.genome import Genome, Windows, WindowSampler
 from nucel.train import main
 
-TINY = [
-    "debug", "--device", "cpu", "--context", "64", "--window-bp", "80", "--overlap-bp", "0",
-    "--model.generator.layers", "1", "--model.discriminator.layers", "2", "--model.discriminator.width", "64",
-    "--steps", "6", "--batch-size", "8", "--warmup-steps", "2", "--log-every", "2", "--save-every", "2",
-    "--validate-every", "4", "--validation-windows", "16",
-]  # fmt: skip
+TINY = [*MODEL, "--steps", "6", "--log-every", "2", "--save-every", "2"]
 
 
 @pytest.fixture
 def run(tmp_path, capsys):
-    genome = tmp_path / "genome.fa"
-    bases = np.random.default_rng(0).choice(list("ACGT"), 6000, p=[0.4, 0.1, 0.1, 0.4])
-    genome.write_text(">contig\n" + "".join(bases) + "\n")
+    genome = write_genome(tmp_path / "genome.fa")
 
     def run(*words):
         code = main([*TINY, "--genome", str(genome), "--out", str(tmp_path / "run"), *words])

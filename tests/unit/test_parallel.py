@@ -10,10 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_run import MODEL, write_genome
 from torch import distributed
 
 from nucel import checkpoint
@@ -22,20 +22,12 @@ pytestmark = pytest.mark.skipif(
     not (distributed.is_available() and distributed.is_gloo_available()), reason="torch without gloo"
 )
 REPOSITORY = Path(__file__).parents[2]
-TINY = [
-    "debug", "--device", "cpu", "--context", "64", "--window-bp", "80", "--overlap-bp", "0",
-    "--model.generator.layers", "1", "--model.discriminator.layers", "2", "--model.discriminator.width", "64",
-    "--steps", "8", "--batch-size", "8", "--warmup-steps", "2", "--log-every", "1", "--save-every", "4",
-    "--validate-every", "4", "--validation-windows", "16",
-]  # fmt: skip
+TINY = [*MODEL, "--steps", "8", "--log-every", "1", "--save-every", "4"]
 
 
 @pytest.fixture(scope="module")
 def genome(tmp_path_factory):
-    path = tmp_path_factory.mktemp("genome") / "genome.fa"
-    bases = np.random.default_rng(0).choice(list("ACGT"), 6000, p=[0.4, 0.1, 0.1, 0.4])
-    path.write_text(">contig\n" + "".join(bases) + "\n")
-    return path
+    return write_genome(tmp_path_factory.mktemp("genome") / "genome.fa")
 
 
 def command(ranks, *words):
