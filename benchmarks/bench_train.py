@@ -24,10 +24,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from transformers_pair import TransformersPair
-
-from nucel import cost
 from nucel.compiled import compile_blocks
 from nucel.config import PRESETS, TrainConfig
 from nucel.device import Precision
@@ -35,6 +31,10 @@ from nucel.electra import Electra
 from nucel.metrics import Meter
 from nucel.step import Guard, make_optimizer, train_step
 from nucel.vocab import BASES, CLS
+from torch import Tensor
+from transformers_pair import TransformersPair
+
+from nucel import cost
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CONTENDERS = ("nucel, compiled", "transformers, compiled", "nucel, eager", "transformers, eager")

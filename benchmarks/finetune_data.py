@@ -15,9 +15,9 @@ import csv
 from pathlib import Path
 
 import numpy as np
+from nucel.sequences import read_sequences
 
 from nucel import vocab
-from nucel.sequences import read_sequences
 from nucel.suite import find_tasks
 
 _SHARES = {"train": 0.8, "dev": 0.1, "test": 0.1}

@@ -14,10 +14,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-
 from nucel.config import WindowOptions
-from nucel.genome import Genome, Windows
 from nucel.vocab import BASES, reverse_complement
+
+from nucel.genome import Genome, Windows
 
 
 def windows_of(run: Path, files: list[str]) -> tuple[Windows, Windows, bool]:

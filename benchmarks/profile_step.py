@@ -19,18 +19,18 @@ from typing import Any, NamedTuple
 
 import torch
 from bench_train import DTYPES, on_a_cpu, processor, seconds_of, windows
-from torch import Tensor, nn
-
-from nucel import cost
 from nucel.compiled import compile_blocks
 from nucel.config import PRESETS, EncoderConfig, TrainConfig
 from nucel.device import Precision
 from nucel.electra import Electra, corrupt, mask, masked_cross_entropy, propose
+from nucel.metrics import Meter
+from nucel.step import Guard, make_optimizer, train_step
+from torch import Tensor, nn
+
+from nucel import cost
 from nucel.kernels.attention import attention, flops
 from nucel.kernels.rtd_loss import rtd_loss
-from nucel.metrics import Meter
 from nucel.model import Block, Embeddings, Linear, rotary_table
-from nucel.step import Guard, make_optimizer, train_step
 
 ROUNDS = 7
 

@@ -21,6 +21,7 @@ from typing import Any
 from nucel.config import PRESETS
 from nucel.cost import training_flops
 from nucel.electra import Electra, MaskedLM
+
 from nucel.genome import Genome
 
 OBJECTIVES = {"electra": Electra, "mlm": MaskedLM}

@@ -6,11 +6,11 @@ import tempfile
 from pathlib import Path
 
 import torch
+from nucel.electra import Electra, corrupt, mask, propose
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nucel import hub
-from nucel.electra import Electra, corrupt, mask, propose
 
 
 class TransformersPair(nn.Module):

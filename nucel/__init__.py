@@ -1,12 +1,15 @@
 """NucEL: pre-train single-nucleotide ELECTRA encoders on any genome, and put them to use."""
 
-from .electra import Electra
-from .embed import attention_weights, embed  # the function hides the module; `from nucel.embed import ...` reaches it
-from .genome import Genome, GenomeError, Windows, WindowSampler
-from .hub import HubError, load, load_classifier
-from .model import Classifier, Encoder
-from .sequences import InputError, read_sequences
-from .vocab import decode, encode
+from .embed import embed  # the function hides the verb's package, which `python -m nucel.embed` finds all the same
+from .genome import Genome, Windows, WindowSampler
+from .genome.sequences import read_sequences
+from .inference.attention import attention_weights
+from .model.encoder import Encoder
+from .model.hub import load, load_classifier
+from .model.networks import Classifier
+from .objectives.electra import Electra
+from .runtime.errors import GenomeError, HubError, InputError
+from .tokenizers.nucleotide import decode, encode
 
 __all__ = [
     "Classifier",

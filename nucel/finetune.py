@@ -11,48 +11,29 @@ The last line on stdout is one JSON object.
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import dataclasses
-import io
 import json
-import platform
 import shlex
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import numpy as np
-import torch
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from . import command, hub
-from .checkpoint import finite
-from .config import ConfigError
-from .device import DeviceOptions, choose_precision
-from .durable import write_text
-from .evaluate import mean_and_deviation, plot_predictions, require_libraries
-from .fit import Fit, FitError, FitOptions, Outcome, fit, judge
-from .model import Classifier, Encoder, initialize
-from .sequences import Sequences
-from .task import Task, TaskOptions, read_task
-
-console = Console(stderr=True, highlight=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadOptions:
-    """How an encoder becomes a classifier."""
-
-    pooling: Literal["cls", "mean"] = "cls"
-    """What of the encoder's output is classified: [CLS], or the mean of all positions, [CLS] included (transformers'
-    classifier_pooling). The paper takes [CLS]."""
-    head: Literal["linear", "dense"] = "linear"
-    """linear is the paper's one layer; dense puts ModernBERT's own dense layer and GELU in front of it."""
+from .model import hub
+from .model.networks import Classifier
+from .runtime import cli, environment
+from .runtime.cli import console, progress_bar
+from .runtime.device import DeviceOptions, choose_precision
+from .runtime.errors import ConfigError, FitError
+from .runtime.files import finite, write_text
+from .tasks.classifier import HeadOptions, make_classifier
+from .tasks.fit import Fit, FitOptions, fit, seed_figures
+from .tasks.metrics import mean_and_deviation, require_libraries
+from .tasks.plots import plot_predictions
+from .tasks.predictions import Outcome, evaluate, predictions_table
+from .tasks.task import Task, TaskOptions, describe_task, read_task, require_context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,83 +63,6 @@ class FinetuneConfig(FitOptions, HeadOptions, TaskOptions, DeviceOptions):
             raise ConfigError(f"seeds must be distinct numbers of at least 0, got {self.seeds}")
 
 
-def make_classifier(
-    encoder: Encoder, labels: tuple[str, ...] | None, options: HeadOptions, seed: int, from_scratch: bool
-) -> Classifier:
-    """A classifier with the encoder's weights, or with new ones, and a head that is drawn from the seed."""
-    network = Classifier(encoder.config, labels, options.pooling, linear=options.head == "linear")
-    initialize(network, torch.Generator().manual_seed(seed))
-    network.model.context = encoder.context
-    if not from_scratch:
-        network.model.load_state_dict(encoder.state_dict())
-    return network
-
-
-def require_context(task: Task, context: int | None) -> None:
-    """Refuse a task with sequences of more tokens than a context.
-
-    Raises:
-        InputError: names the first of them.
-    """
-    if context is not None:
-        for split in (task.train, task.dev, task.test):
-            split.sequences.require_within(context)
-
-
-def describe_task(task: Task) -> str:
-    """One line on what a task is."""
-    sizes = task.sizes()
-    kind = "regression" if task.labels is None else f"classes {', '.join(task.labels)}"
-    rows = f"{sizes['train']:,} to train on, {sizes['dev']:,} dev, {sizes['test']:,} test"
-    leaks = sizes["leaked"] + sizes["leaked_reverse"]
-    warning = f"; {leaks} test sequences occur in train (--drop-leaked leaves them out)" if leaks else ""
-    return f"{kind}; {rows}{warning}"
-
-
-@contextlib.contextmanager
-def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
-    """A bar that is called with the step, the number of steps, and a line of text."""
-    columns = (BarColumn(bar_width=10), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        shown = progress.add_task("", total=None, text="")
-        yield lambda step, steps, text: progress.update(shown, completed=step, total=steps, text=text)
-
-
-def predictions_table(
-    sequences: Sequences, labels: tuple[str, ...] | None, outputs: np.ndarray, truth: list[str] | None
-) -> str:
-    """Predictions as TSV: name, label where it is known, what is predicted, and each class's probability.
-
-    outputs are probabilities (n, K), or numbers (n, 1) where labels is None.
-    """
-    text = io.StringIO()
-    table = csv.writer(text, delimiter="\t", lineterminator="\n")
-    known = [] if truth is None else ["label"]
-    table.writerow(["name", *known, "predicted", *(f"p_{label}" for label in labels or ())])
-    for i, (name, output) in enumerate(zip(sequences.names, outputs, strict=True)):
-        predicted = f"{output[0]:.7g}" if labels is None else labels[int(output.argmax())]
-        shares = [] if labels is None else [f"{p:.6f}" for p in output]
-        table.writerow([name, *([] if truth is None else [truth[i]]), predicted, *shares])
-    return text.getvalue()
-
-
-def seed_figures(seed: int, fitted: Fit, outcome: Outcome) -> dict[str, Any]:
-    """What is reported of one seed."""
-    return {
-        "seed": seed,
-        **{f"test_{name}": value for name, value in outcome.figures.items()},
-        "dev_loss": fitted.best.dev_loss,
-        "best_step": fitted.best.step,
-        "steps": fitted.history[-1].step,
-        "seconds": round(fitted.seconds, 2),
-        "steps_per_s": round(fitted.steps_per_s, 2),
-    }
-
-
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "torch": torch.__version__}
-
-
 def finetune(config: FinetuneConfig, command: str = "nucel.finetune") -> dict[str, Any]:
     """Carry out the command; returns its summary, the JSON object that `main` prints.
 
@@ -183,7 +87,7 @@ def finetune(config: FinetuneConfig, command: str = "nucel.finetune") -> dict[st
             network.model.context = config.context
         with progress_bar() as show:
             fitted = fit(network, task, config, seed, precision, show)
-        outcome = judge(network, task, task.test, config, precision)
+        outcome = evaluate(network, task, task.test, precision, config.average_reverse_complement)
         per_seed.append(seed_figures(seed, fitted, outcome))
         _write_seed(config.out / f"seed-{seed}", config, task, fitted, outcome)
         line = ", ".join(f"{name} {value:.4f}" for name, value in outcome.figures.items())
@@ -205,7 +109,8 @@ def finetune(config: FinetuneConfig, command: str = "nucel.finetune") -> dict[st
     (config.out / "model.tmp").rename(config.out / "model")
     _plot(config, task, best[2])
     settings = finite({field.name: getattr(config, field.name) for field in dataclasses.fields(config)})
-    description = {"command": command, "settings": settings, "labels": task.labels, "versions": versions(), **summary}
+    versions = environment.versions(precision.device)
+    description = {"command": command, "settings": settings, "labels": task.labels, "versions": versions, **summary}
     write_text(config.out / "result.json", json.dumps(description, indent=2, default=str) + "\n")
     return summary
 
@@ -230,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line: parse, fine-tune, print the summary."""
     arguments = sys.argv[1:] if arguments is None else arguments
     typed = shlex.join(["python", "-m", "nucel.finetune", *arguments])
-    return command.run(
+    return cli.run(
         lambda: finetune(tyro.cli(FinetuneConfig, prog="python -m nucel.finetune", args=arguments), typed),
         console,
         FitError,

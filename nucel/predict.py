@@ -13,21 +13,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
-from . import command
-from .checkpoint import finite
-from .config import ConfigError
-from .device import DeviceOptions, choose_precision
-from .durable import write_text
-from .evaluate import figures, require_libraries
-from .finetune import predictions_table
-from .fit import probabilities, raw_outputs
-from .hub import load_classifier
-from .sequences import InputOptions, read_sequences
-from .task import targets_of
-
-console = Console(stderr=True, highlight=False)
+from .genome.sequences import InputOptions, read_sequences
+from .model.hub import load_classifier
+from .runtime import cli
+from .runtime.cli import console
+from .runtime.device import DeviceOptions, choose_precision
+from .runtime.errors import ConfigError
+from .runtime.files import finite, write_text
+from .tasks.metrics import figures, require_libraries
+from .tasks.predictions import predictions_table, probabilities, raw_outputs
+from .tasks.task import targets_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +87,7 @@ def predict_file(config: PredictConfig) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line: parse, predict, print the summary."""
-    return command.run(
+    return cli.run(
         lambda: predict_file(tyro.cli(PredictConfig, prog="python -m nucel.predict", args=arguments)), console
     )
 

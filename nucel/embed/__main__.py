@@ -15,16 +15,16 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from rich.console import Console
 
-from .. import command
-from ..config import ConfigError
-from ..device import DeviceOptions, choose_precision
-from ..hub import load
-from ..sequences import InputOptions, read_sequences
-from . import EmbedOptions, attention_weights, embeddings, export
-
-console = Console(stderr=True, highlight=False)
+from ..genome.sequences import InputOptions, read_sequences
+from ..inference import export
+from ..inference.attention import attention_weights
+from ..inference.embedding import EmbedOptions, embeddings
+from ..model.hub import load
+from ..runtime import cli
+from ..runtime.cli import console
+from ..runtime.device import DeviceOptions, choose_precision
+from ..runtime.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def embed_file(config: EmbedConfig) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line: parse, embed, print the summary."""
-    return command.run(lambda: embed_file(tyro.cli(EmbedConfig, prog="python -m nucel.embed", args=arguments)), console)
+    return cli.run(lambda: embed_file(tyro.cli(EmbedConfig, prog="python -m nucel.embed", args=arguments)), console)
 
 
 if __name__ == "__main__":

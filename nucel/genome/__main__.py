@@ -18,8 +18,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..config import WindowOptions
-from . import Genome, GenomeError, Windows, WindowSampler
+from . import GenomeError
+from .fasta import Genome
+from .sampler import WindowSampler
+from .windows import WindowOptions, Windows
 
 
 @dataclass(frozen=True, kw_only=True)

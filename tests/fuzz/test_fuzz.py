@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nucel.genome import Genome
+from nucel.genome.fasta import Genome
 
 HARNESS = Path(__file__).with_name("fuzz_fasta.cpp")
 PAGE = Path(__file__).parents[2] / "docs" / "fasta.md"

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nucel.kernels import attention_cpu, reference
 from nucel.kernels.attention import attention, attention_backward_op, attention_op
 from nucel.kernels.rtd_loss import rtd_loss, rtd_loss_backward_op, rtd_loss_op
-from nucel.model import rotary_table
+from nucel.model.encoder import rotary_table
 
 EPS = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
 

@@ -6,11 +6,11 @@ import dataclasses
 import re
 from pathlib import Path
 
-from nucel.config import TrainConfig
 from nucel.embed.__main__ import EmbedConfig
 from nucel.finetune import FinetuneConfig
 from nucel.predict import PredictConfig
-from nucel.suite import SuiteConfig
+from nucel.pretraining.config import TrainConfig
+from nucel.suites.runner import SuiteConfig
 
 PAGE = (Path(__file__).parents[2] / "docs" / "use.md").read_text(encoding="utf-8")
 

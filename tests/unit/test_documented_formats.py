@@ -10,7 +10,8 @@ import pyfaidx
 import pysam
 import pytest
 
-from nucel.genome import Genome, GenomeError
+from nucel.genome import GenomeError
+from nucel.genome.fasta import Genome
 
 PAGE = Path(__file__).parents[2] / "docs" / "fasta.md"
 ROW = re.compile(

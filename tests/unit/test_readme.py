@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planted import planted_rows, write_task
 from readme_results import BEGIN, END, with_results
+from support.tiny import planted_rows, write_task
 
-from nucel import demo
+from nucel.genome import demo
 
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")

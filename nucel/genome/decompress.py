@@ -1,0 +1,204 @@
+"""Compressed FASTA files become plain ones, once: decompressed beside them or in a cache, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gzip
+import hashlib
+import os
+import shutil
+import struct
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+from isal import igzip as _reader
+from isal.isal_zlib import error as _reader_error
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..runtime.cli import announce
+from ..runtime.errors import GenomeError
+
+COPY_SUFFIX = ".nucel.fa"
+_PIECE_BYTES = 1 << 20
+_GZIP_MAGIC = b"\x1f\x8b"
+_OTHER_MAGIC = {
+    b"\xfd7zXZ\x00": "compressed with xz: 'xz -dk' makes it plain",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd: 'zstd -d' makes it plain",
+    b"BZh": "compressed with bzip2: 'bzip2 -dk' makes it plain",
+    b"PK\x03\x04": "a zip archive: 'unzip' makes it plain",
+    b"\x43\x27\x41\x1a": "2bit: 'twoBitToFa' makes it FASTA",
+    b"\x1a\x41\x27\x43": "2bit: 'twoBitToFa' makes it FASTA",
+    b"\xef\xbb\xbf": "text with a byte order mark: save it as UTF-8 without one",
+    b"\xff\xfe": "UTF-16 text: save it as ASCII or UTF-8",
+    b"@": "FASTQ, perhaps, for it begins with '@': 'seqkit fq2fa' makes it FASTA",
+    b"LOCUS": "GenBank: convert it to FASTA",
+}
+# The last block of every complete file that bgzip wrote: an empty one, since its format was fixed in 2009.
+_BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+_LONG_BYTES = 1 << 27
+"""Compressed size above which progress is shown."""
+
+
+def is_gzip(source: Path) -> bool:
+    """Whether a file is gzip or bgzip, as its first bytes have it.
+
+    Raises:
+        GenomeError: it is something else that cannot be FASTA, or no regular file.
+        FileNotFoundError: there is no such file.
+    """
+    if not source.exists():
+        raise FileNotFoundError(errno.ENOENT, "there is no such FASTA file", str(source))
+    if not source.is_file():
+        raise GenomeError(f"{source} is not a regular file, and only such can be read at any place; save it first")
+    with open(source, "rb") as file:
+        head = file.read(8)
+    _require_text(source, head)
+    return head.startswith(_GZIP_MAGIC)
+
+
+def _require_text(source: Path, head: bytes) -> None:
+    for magic, what in _OTHER_MAGIC.items():
+        if head.startswith(magic):
+            raise GenomeError(f"{source} is not FASTA but {what}")
+
+
+def read_in_pieces(source: Path) -> Iterator[bytes]:
+    with open(source, "rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            yield piece
+
+
+def default_cache() -> Path:
+    if root := os.environ.get("XDG_CACHE_HOME"):
+        return Path(root) / "nucel"
+    try:
+        return Path.home() / ".cache" / "nucel"
+    except RuntimeError:
+        # A user without a home, as containers have them.
+        return Path(tempfile.gettempdir()) / "nucel"
+
+
+def _is_writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def _in_cache(source: Path, cache: Path) -> Path:
+    """A name in the cache folder that no file of the same name in another folder shares."""
+    where = hashlib.sha256(os.fsencode(os.path.abspath(source))).hexdigest()[:12]
+    return cache / f"{where}-{source.name}{COPY_SUFFIX}"
+
+
+@contextlib.contextmanager
+def _replacing(target: Path, like: Path) -> Iterator[IO[bytes]]:
+    """A file to write, as readable to others as ``like``, that becomes ``target`` when complete or leaves no trace."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".nucel-", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with open(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.copymode(like, temporary)
+        os.replace(temporary, target)
+    except OSError as error:
+        reason = f"could not be written ({error.strerror or error}); nothing is left of it"
+        raise OSError(error.errno, reason, str(target)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def plain_copy(source: Path, cache: Path) -> Path:
+    """The decompressed copy of a gzip or bgzip file. It is current while it has its source's time of change.
+
+    Processes that start at once may each make it: each writes a file of its own, and the last to finish puts an equal
+    one, with the same time, in the place of the others'. Who has mapped one of those keeps reading it.
+    """
+    before = source.stat()
+    beside, cached = source.with_name(source.name + COPY_SUFFIX), _in_cache(source, cache)
+    for copy in (beside, cached):
+        if copy.exists() and copy.stat().st_mtime_ns == before.st_mtime_ns:
+            return copy
+    _require_beginning(source, _gunzip(source))
+    _require_end(source, before.st_size)
+    target = beside if _is_writable(source.parent) else cached
+    because = "" if target == beside else f" ({source.parent} cannot be written to)"
+    announce(f"decompressing {source} to {target} once{because}")
+    if _reader is gzip:
+        announce("with Python's gzip, which takes three times as long as isal: 'pip install isal'")
+    with _replacing(target, like=source) as file:
+        for piece in _gunzip(source, show_progress=before.st_size > _LONG_BYTES):
+            file.write(piece)
+        after = source.stat()
+        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise GenomeError(f"{source} changed while it was decompressed; start again when it is complete")
+        file.flush()
+        os.utime(file.fileno(), ns=(before.st_mtime_ns, before.st_mtime_ns))
+    return target
+
+
+def _gunzip(source: Path, show_progress: bool = False) -> Iterator[bytes]:
+    """Pieces of the decompressed file; its checksums and lengths are compared on the way."""
+    bar = Progress(
+        TextColumn("decompressing"), BarColumn(), DownloadColumn(), TimeRemainingColumn(),
+        console=Console(stderr=True), disable=not show_progress,
+    )  # fmt: skip
+    shown = time.monotonic()
+    try:
+        with open(source, "rb") as packed, _reader.open(packed, "rb") as file, bar:
+            task = bar.add_task("", total=source.stat().st_size)
+            while piece := file.read(_PIECE_BYTES):
+                yield piece
+                if time.monotonic() - shown > 0.2:
+                    shown = time.monotonic()
+                    bar.update(task, completed=packed.tell())
+    except (EOFError, gzip.BadGzipFile, _reader_error) as error:
+        raise GenomeError(f"{source} is a damaged or incomplete gzip file ({error}); fetch it again") from error
+
+
+def _require_beginning(source: Path, pieces: Iterable[bytes]) -> None:
+    """Refuse at once, before gigabytes are written, what cannot be FASTA."""
+    for piece in pieces:
+        _require_text(source, piece)
+        if text := piece.lstrip():
+            if not text.startswith(b">"):
+                raise GenomeError(f"{source} is not FASTA: its text begins with {text[:20]!r}, and should with '>'")
+            return
+    raise GenomeError(f"{source} is empty")
+
+
+def wrong_block_index(source: Path) -> str | None:
+    """What is wrong with the .gzi index beside a bgzip file, if there is one and something is."""
+    index = source.with_name(source.name + ".gzi")
+    try:
+        raw = index.read_bytes()
+    except OSError:
+        return None
+    count = int.from_bytes(raw[:8], "little")
+    if len(raw) != 8 + 16 * count:
+        return f"{index} is damaged: it should have 8 bytes, and 16 for each of {count} blocks, but has {len(raw)}."
+    offsets = struct.unpack(f"<{2 * count}Q", raw[8:])
+    with open(source, "rb") as file:
+        for place in offsets[::2]:
+            file.seek(min(place, source.stat().st_size))
+            if file.read(4) != _GZIP_MAGIC + b"\x08\x04":
+                return f"{index} is of another file, or of an older one: no block begins at byte {place} of {source}."
+    return None
+
+
+def _require_end(source: Path, size: int) -> None:
+    """A bgzip file cut between two of its blocks is a complete gzip file: only its last block tells."""
+    with open(source, "rb") as file:
+        head = file.read(18)
+        if head[3:4] != b"\x04" or head[12:16] != b"BC\x02\x00":
+            return
+        file.seek(max(0, size - len(_BGZIP_END)))
+        if file.read() != _BGZIP_END:
+            raise GenomeError(
+                f"{source} is a damaged or incomplete bgzip file (its last block is missing); fetch it again"
+            )

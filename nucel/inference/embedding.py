@@ -1,0 +1,239 @@
+"""Embeddings of sequences of any length.
+
+    sequences --tile--> pieces --predict--> hidden states --pool--> one vector per sequence
+
+Legend: B batch, T positions, C model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..genome.sequences import parse_bases
+from ..model.encoder import Encoder
+from ..runtime.device import Precision, choose_precision
+from ..runtime.errors import ConfigError, InputError
+from ..tokenizers import nucleotide
+from .predict import Batch, predict
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions:
+    """What an embedding is."""
+
+    pooling: Literal["mean", "cls", "none"] = "mean"
+    """mean of the bases' hidden states ([CLS] and padding left out), the hidden state of [CLS], or none: a hidden state
+    for each base."""
+    layer: int = -1
+    """Whose hidden states, as transformers counts them: 0 enters the first block, n leaves the n-th, -1 is the end."""
+    reverse_complement: Literal["none", "mean"] = "none"
+    """mean averages with the other strand's embedding, position by position where there is no pooling."""
+    batch_size: int | None = None
+    """Sequences of a batch; by default as many as make 16,384 tokens."""
+    context: int | None = None
+    """Longest sequence in tokens, [CLS] and bases; by default that of the windows which the model was trained on."""
+    long: Literal["refuse", "tile"] = "refuse"
+    """What becomes of longer sequences: an error, or tiles of the context's length. A base's hidden state is then that
+    of the tile whose ends are farther from it, the mean is one over all bases, and [CLS] the mean of the tiles'."""
+    overlap_bp: int | None = None
+    """Bases that neighbouring tiles share at least; by default a quarter of the context."""
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "pooling": ("mean", "cls", "none"),
+            "reverse_complement": ("none", "mean"),
+            "long": ("refuse", "tile"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise ConfigError(f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}")
+        for name, least in (("batch_size", 1), ("context", 2), ("overlap_bp", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name} must be at least {least}, got {value}")
+
+
+class _Piece(NamedTuple):
+    """Bases [start, end) of a sequence, read on one strand; [keep_start, keep_end) are those it answers for."""
+
+    sequence: int
+    start: int
+    end: int
+    keep_start: int
+    keep_end: int
+    reverse: bool
+
+    def kept(self) -> slice:
+        """The bases it answers for, counted in its own direction from its own first base."""
+        if self.reverse:
+            return slice(self.end - self.keep_end, self.end - self.keep_start)
+        return slice(self.keep_start - self.start, self.keep_end - self.start)
+
+
+def _tiles(length: int, room: int, overlap: int) -> list[tuple[int, int, int, int]]:
+    """(start, end, keep_start, keep_end) of the tiles of a sequence, of room bases each; overlaps are shared in halves.
+
+    The last tile ends with the sequence, so that it may overlap the one before by more.
+    """
+    if length <= room:
+        return [(0, length, 0, length)]
+    starts = [*range(0, length - room, room - overlap), length - room]
+    cuts = [(start + before + room) // 2 for before, start in pairwise(starts)]
+    return [
+        (start, start + room, first, last)
+        for start, first, last in zip(starts, [0, *cuts], [*cuts, length], strict=True)
+    ]
+
+
+def _pieces(
+    encoder: Encoder, tokens: Sequence[np.ndarray], options: EmbedOptions, places: Sequence[str]
+) -> list[_Piece]:
+    """The pieces of all sequences, in order: a sequence's tiles on its strand, then on the other one."""
+    context = options.context or encoder.context
+    longest = max(len(sequence) for sequence in tokens)
+    room = longest if context is None else context - 1
+    overlap = context // 4 if options.overlap_bp is None and context is not None else options.overlap_bp or 0
+    if longest > room and options.long == "refuse":
+        i = next(i for i, sequence in enumerate(tokens) if len(sequence) > room)
+        raise InputError(
+            f"{places[i]}: {len(tokens[i])} bases are more than the context of {context} tokens holds, [CLS] and "
+            f"{room} bases; --long tile cuts such sequences up, --context raises the limit"
+        )
+    if longest > room and overlap >= room:
+        raise ConfigError(f"overlap_bp must be below the {room} bases of a tile, got {overlap}")
+    strands = (False, True) if options.reverse_complement == "mean" else (False,)
+    return [
+        _Piece(i, *tile, reverse)
+        for i, sequence in enumerate(tokens)
+        for reverse in strands
+        for tile in _tiles(len(sequence), room, overlap)
+    ]
+
+
+def _cut(tokens: Sequence[np.ndarray], piece: _Piece) -> np.ndarray:
+    forward = tokens[piece.sequence][piece.start : piece.end]
+    return nucleotide.reverse_complement(forward) if piece.reverse else forward
+
+
+def embeddings(
+    encoder: Encoder,
+    tokens: Sequence[np.ndarray],
+    options: EmbedOptions,
+    precision: Precision,
+    places: Sequence[str] | None = None,
+    progress: str | None = None,
+) -> Iterator[np.ndarray]:
+    """What `embed` returns, one sequence after the other, in their order.
+
+    Args:
+        encoder: on the precision's device.
+        tokens: n arrays uint8 (length,), without [CLS]; none is empty.
+        places: n names for error messages.
+
+    Yields:
+        n arrays float32: (C,), or (length, C) without pooling.
+
+    Raises:
+        InputError: a sequence is longer than the context, and tiles were not asked for.
+        ValueError, ConfigError: a layer or an overlap that there cannot be.
+    """
+    if not len(tokens):
+        return
+    pieces = _pieces(encoder, tokens, options, places or [f"sequence {i + 1}" for i in range(len(tokens))])
+    kept = torch.tensor([(p.kept().start, p.kept().stop) for p in pieces], device=precision.device)
+
+    def pooled(batch: Batch) -> Tensor:
+        hidden = encoder(batch.tokens, batch.lengths, options.layer)
+        if options.pooling == "cls":
+            return hidden[:, 0]
+        if options.pooling == "none":
+            return hidden[:, 1:]
+        first, last = kept[batch.rows, :, None].unbind(1)
+        position = torch.arange(hidden.shape[1] - 1, device=hidden.device)
+        wanted = (position >= first) & (position < last)
+        return (hidden[:, 1:].float() * wanted[..., None]).sum(1)
+
+    if progress is not None and len(pieces) > len(tokens):
+        progress = f"pieces of {len(tokens):,} {progress}"
+    results = predict(pooled, [_cut(tokens, piece) for piece in pieces], precision, options.batch_size, progress)
+    held: list[tuple[_Piece, np.ndarray]] = []
+    for number, (piece, result) in enumerate(zip(pieces, results, strict=True), start=1):
+        held.append((piece, result))
+        if number == len(pieces) or pieces[number].sequence != piece.sequence:
+            yield _joined(held, options.pooling, len(tokens[piece.sequence]))
+            held = []
+
+
+def _joined(held: list[tuple[_Piece, np.ndarray]], pooling: str, length: int) -> np.ndarray:
+    """A sequence's embedding from its pieces: their mean, sum over bases, or their positions side by side."""
+    if pooling == "cls":
+        return np.mean([result for _, result in held], axis=0)
+    strands = 1 + any(piece.reverse for piece, _ in held)
+    if pooling == "mean":
+        return np.sum([result for _, result in held], axis=0) / np.float32(strands * length)
+    whole = np.zeros((length, held[0][1].shape[-1]), np.float32)
+    for piece, result in held:
+        part = result[piece.kept()]
+        whole[piece.keep_start : piece.keep_end] += part[::-1] if piece.reverse else part
+    return whole / np.float32(strands)
+
+
+def embed(
+    encoder: Encoder,
+    sequences: Sequence[str | np.ndarray],
+    pooling: Literal["mean", "cls", "none"] = "mean",
+    layer: int = -1,
+    reverse_complement: Literal["none", "mean"] = "none",
+    batch_size: int | None = None,
+    context: int | None = None,
+    long: Literal["refuse", "tile"] = "refuse",
+    overlap_bp: int | None = None,
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    progress: bool = False,
+) -> np.ndarray | list[np.ndarray]:
+    """Embeddings of sequences by an encoder, on the encoder's device. The options are those of `EmbedOptions`.
+
+    Args:
+        encoder: as `nucel.load` gives it.
+        sequences: n of them, as text or as token ids (length,) without [CLS].
+        dtype: compute precision; auto is bf16 on a GPU and fp32 on a CPU.
+        progress: show a bar on stderr.
+
+    Returns:
+        float32 (n, C); without pooling, which leaves each sequence its own length, a list of n arrays (length, C).
+
+    Raises:
+        InputError: an empty sequence, a letter that is no nucleotide, or a sequence longer than the context.
+        ConfigError, ValueError: an option that cannot be.
+    """
+    options = EmbedOptions(
+        pooling=pooling,
+        layer=layer,
+        reverse_complement=reverse_complement,
+        batch_size=batch_size,
+        context=context,
+        long=long,
+        overlap_bp=overlap_bp,
+    )
+    tokens = [token_ids(sequence, f"sequence {i}") for i, sequence in enumerate(sequences, start=1)]
+    precision = choose_precision(str(encoder.final_norm.weight.device), dtype)
+    rows = list(embeddings(encoder, tokens, options, precision, progress="sequences" if progress else None))
+    if pooling == "none":
+        return rows
+    return np.stack(rows) if rows else np.empty((0, encoder.config.width), np.float32)
+
+
+def token_ids(sequence: str | np.ndarray, place: str) -> np.ndarray:
+    if isinstance(sequence, str):
+        return parse_bases(sequence, place)
+    ids = np.asarray(sequence)
+    if ids.ndim != 1 or not ids.size or ids.min() < 0 or ids.max() >= len(nucleotide.TOKENS):
+        raise InputError(f"{place}: token ids must be (length,) in [0, {len(nucleotide.TOKENS)}), not empty")
+    return ids.astype(np.uint8)

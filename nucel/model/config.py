@@ -1,0 +1,73 @@
+"""Shapes of the networks, as frozen dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..runtime.errors import require
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """A ModernBERT-type encoder. The defaults are NucEL's discriminator."""
+
+    layers: int = 22
+    """Number of blocks."""
+    width: int = 512
+    """Model width C (hidden size)."""
+    heads: int = 16
+    """Attention heads; the head width is width / heads."""
+    intermediate: int = 2048
+    """Inner width of the GeGLU."""
+    radius: int = 64
+    """Local layers: a position sees +-radius positions (ModernBERT's local_attention is twice this)."""
+    global_every: int = 3
+    """Layers 0, n, 2n, ... see all positions, the others a window."""
+    global_theta: float = 160_000.0
+    """Base of the rotary embedding in global layers."""
+    local_theta: float = 10_000.0
+    """Base of the rotary embedding in local layers."""
+    norm_eps: float = 1e-5
+    """Epsilon of the LayerNorms."""
+    init_std: float = 0.02
+    """Standard deviation of the initial weights. 0.02 suits a width of 512; narrow models learn sooner with more."""
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads", "intermediate", "global_every"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        require(self.radius >= 0, f"radius must be at least 0, got {self.radius}")
+        require(
+            self.width % (2 * self.heads) == 0,
+            f"width must be a multiple of 2 * heads (rotary embedding pairs up each head's channels), "
+            f"got width {self.width} with {self.heads} heads",
+        )
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+    def is_global(self, layer: int) -> bool:
+        return layer % self.global_every == 0
+
+
+@dataclass(frozen=True)
+class ElectraConfig:
+    """A generator that proposes bases and a discriminator that judges every position."""
+
+    generator: EncoderConfig = field(
+        default_factory=lambda: EncoderConfig(layers=11, width=256, heads=8, intermediate=1024)
+    )
+    discriminator: EncoderConfig = field(default_factory=EncoderConfig)
+    mask_rate: float = 0.15
+    """Share of a window's positions that are masked."""
+    temperature: float = 1.0
+    """Of the draw from the generator; not stated in the paper."""
+    discriminator_weight: float = 50.0
+    """Weight of the discriminator's loss beside the generator's."""
+    tie_embeddings: bool = True
+    """Generator's decoder shares its embedding matrix (ModernBERT's default; not stated in the paper)."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.mask_rate < 1, f"mask_rate must lie between 0 and 1, got {self.mask_rate}")
+        require(self.temperature > 0, f"temperature must be positive, got {self.temperature}")
+        require(self.discriminator_weight >= 0, f"discriminator_weight must be >= 0, got {self.discriminator_weight}")

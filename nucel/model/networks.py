@@ -1,0 +1,135 @@
+"""An encoder with a head: generator, discriminator, classifier; and their initial weights."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..kernels.rtd_loss import rtd_loss
+from ..tokenizers.nucleotide import PAD, TOKENS
+from .config import EncoderConfig
+from .encoder import Encoder, Linear
+
+
+class Head(nn.Module):
+    """ModernBERT's prediction head up to its output layer: norm(gelu(dense)), or norm(dense) where it is linear."""
+
+    def __init__(self, config: EncoderConfig, linear: bool = False):
+        super().__init__()
+        self.linear = linear
+        self.dense = Linear(config.width, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        x = self.dense(hidden)
+        return self.norm(x if self.linear else F.gelu(x))
+
+
+class Generator(nn.Module):
+    """Masked-language model: logits over the vocabulary, at the masked positions only."""
+
+    def __init__(self, config: EncoderConfig, tie_embeddings: bool = True):
+        super().__init__()
+        self.model = Encoder(config)
+        self.head = Head(config)
+        self.decoder = nn.Linear(config.width, len(TOKENS))
+        if tie_embeddings:
+            self.decoder.weight = self.model.embeddings.tok_embeddings.weight
+
+    @property
+    def tied(self) -> bool:
+        """Whether the decoder shares the embedding matrix."""
+        return self.decoder.weight is self.model.embeddings.tok_embeddings.weight
+
+    def forward(self, tokens: Tensor, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Logits (B, M, V) at positions (B, M) of tokens (B, T)."""
+        hidden = self.model(tokens, lengths)
+        rows = positions[..., None].expand(-1, -1, hidden.shape[-1])
+        return self.decoder(self.head(hidden.gather(1, rows)))
+
+
+class Discriminator(nn.Module):
+    """Replaced-token detector: one logit per position, high where the token looks original."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.model = Encoder(config)
+        self.head = Head(config)
+        self.classifier = nn.Linear(config.width, 1)
+
+    def forward(self, tokens: Tensor, original: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean loss () and logits (B, T) for tokens (B, T) and labels original, bool (B, T)."""
+        return rtd_loss(
+            self.head.dense(self.model(tokens, lengths)),
+            self.head.norm.weight,
+            self.classifier.weight.squeeze(0),
+            self.classifier.bias.squeeze(0),
+            original,
+            lengths,
+            self.head.norm.eps,
+        )
+
+
+class Classifier(nn.Module):
+    """One vector per sequence, a prediction head, and an output for each class, or one for a number to predict.
+
+    A linear head is the paper's "linear layer on [CLS]" as ModernBertForSequenceClassification can hold it: the head's
+    dense layer is the identity (and stays so), its activation "linear", so that only the head's norm stands between the
+    pooled vector and the output layer. [CLS] has left the encoder normalized, up to the weights of the final norm.
+
+    Attributes:
+        labels: the classes' names in the order of the outputs; None for regression.
+        pooling: "cls", or "mean" over all real positions, [CLS] included, as transformers has it.
+    """
+
+    def __init__(self, config: EncoderConfig, labels: tuple[str, ...] | None, pooling: str, linear: bool):
+        super().__init__()
+        self.labels = labels
+        self.pooling = pooling
+        self.model = Encoder(config)
+        self.head = Head(config, linear)
+        self.classifier = nn.Linear(config.width, 1 if labels is None else len(labels))
+
+    def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Logits of the classes, or the predicted number, (B, K) for tokens (B, T)."""
+        hidden = self.model(tokens, lengths)
+        if self.pooling == "cls":
+            pooled = hidden[:, 0]
+        elif lengths is None:
+            pooled = hidden.mean(1)
+        else:
+            real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+            pooled = (hidden * real[..., None]).sum(1) / lengths[:, None]
+        return self.classifier(self.head(pooled))
+
+
+@torch.no_grad()
+def initialize(network: Generator | Discriminator | Classifier, generator: torch.Generator) -> None:
+    """ModernBERT's initialisation, drawn from the given generator.
+
+    Normal, truncated at two standard deviations: init_std for embeddings, Wqkv and Wi; init_std / sqrt(2 * layers) for
+    what writes to the residual stream and for the heads, so that the untrained logits are near 0. Biases 0, norms 1.
+    The dense layer of a linear head is the identity, and is kept from training.
+    """
+    encoder = network.model
+    reads = encoder.config.init_std
+    writes = reads / math.sqrt(2 * encoder.config.layers)
+    for name, weight in network.named_parameters():
+        match name.split(".")[-2:]:
+            case [_, "bias"]:
+                weight.zero_()
+            case ["norm" | "attn_norm" | "mlp_norm" | "final_norm", _]:
+                weight.fill_(1)
+            case ["tok_embeddings" | "Wqkv" | "Wi", _]:
+                nn.init.trunc_normal_(weight, std=reads, a=-2 * reads, b=2 * reads, generator=generator)
+            case ["Wo" | "dense" | "decoder" | "classifier", _]:
+                nn.init.trunc_normal_(weight, std=writes, a=-2 * writes, b=2 * writes, generator=generator)
+            case _:
+                raise AssertionError(f"no initialisation is defined for {name}")
+    encoder.embeddings.tok_embeddings.weight[PAD] = 0
+    if network.head.linear:
+        nn.init.eye_(network.head.dense.weight)
+        network.head.dense.weight.requires_grad_(False)

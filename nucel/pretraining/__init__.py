@@ -1,0 +1,6 @@
+"""The trainer."""
+
+from __future__ import annotations
+
+
+

@@ -1,0 +1,195 @@
+"""What is trained, and how it is run: frozen dataclasses, and the presets as functions.
+
+Every field is a command-line flag of ``python -m nucel.train``. `Recipe` holds what decides the result; two runs with
+the same recipe on the same genome are the same run, and only such a run can be resumed. `TrainConfig` adds where and
+how it is carried out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ..genome.windows import WindowOptions
+from ..model.config import ElectraConfig, EncoderConfig
+from ..runtime.errors import require
+
+
+@dataclass(frozen=True)
+class Recipe(WindowOptions):
+    """All that decides the result of a run besides the genome. The defaults are the paper's, where it states them."""
+
+    model: ElectraConfig = field(default_factory=ElectraConfig)
+    objective: Literal["electra", "mlm"] = "electra"
+    """electra trains the pair; mlm, its control, the discriminator's encoder on masked bases alone."""
+
+    hold_out: tuple[str, ...] = ()
+    """Contigs kept for validation, by name or glob."""
+    hold_out_fraction: float = 0.01
+    """Share of the windows kept for validation, in contiguous blocks, besides the contigs of --hold-out."""
+    reverse_complement: bool = True
+    """Read each window from either strand with equal chance; not stated in the paper."""
+
+    steps: int = 700_000
+    """Optimizer steps of the whole schedule."""
+    batch_size: int = 192
+    """Windows per optimizer step, over all ranks and micro-batches."""
+    lr: float = 1e-4
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay of the first and second moment."""
+    adam_eps: float = 1e-8
+    """AdamW's epsilon."""
+    weight_decay: float = 0.01
+    """AdamW's decay of matrices (never of norms and biases); not stated in the paper."""
+    warmup_steps: int = 1000
+    """Steps of linear warm-up from 0."""
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rate from warm-up to the last step; linear and cosine end at 0. Not stated in the paper."""
+    max_grad_norm: float = 1.0
+    """Gradients of both networks together are scaled down to this norm."""
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Compute precision; auto is bf16 on a GPU and fp32 on a CPU. Weights are always fp32."""
+    seed: int = 0
+    """Of the weights, the windows, the masks and the proposals."""
+
+    def __post_init__(self) -> None:
+        require(self.context >= 2, f"context must be at least 2 ([CLS] and one base), got {self.context}")
+        require(
+            self.window_bp >= self.context - 1,
+            f"window_bp must be at least context - 1 = {self.context - 1}, got {self.window_bp}",
+        )
+        require(
+            0 <= self.overlap_bp < self.window_bp,
+            f"overlap_bp must lie in [0, window_bp = {self.window_bp}), got {self.overlap_bp}",
+        )
+        require(
+            round(self.model.mask_rate * (self.context - 1)) >= 1,
+            f"mask_rate {self.model.mask_rate} masks no position of a context of {self.context}; raise one of them",
+        )
+        require(0 <= self.max_unknown <= 1, f"max_unknown must lie in [0, 1], got {self.max_unknown}")
+        require(0 <= self.max_masked <= 1, f"max_masked must lie in [0, 1], got {self.max_masked}")
+        require(0 <= self.masked_weight <= 1, f"masked_weight must lie in [0, 1], got {self.masked_weight}")
+        require(all(w > 0 for w in self.genome_weights), f"genome_weights must be above 0, got {self.genome_weights}")
+        require(0 <= self.hold_out_fraction < 1, f"hold_out_fraction must lie in [0, 1), got {self.hold_out_fraction}")
+        require(
+            bool(self.hold_out) or self.hold_out_fraction > 0,
+            "validation needs held-out windows: give --hold-out contigs or a --hold-out-fraction above 0",
+        )
+        for name in ("steps", "batch_size"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "adam_eps", "max_grad_norm"):
+            require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("weight_decay", "warmup_steps"):
+            require(getattr(self, name) >= 0, f"{name} must be at least 0, got {getattr(self, name)}")
+        require(0 <= self.seed < 2**63, f"seed must lie in [0, 2^63), got {self.seed}")
+        require(all(0 <= b < 1 for b in self.betas), f"betas must lie in [0, 1), got {self.betas}")
+
+
+@dataclass(frozen=True)
+class TrainConfig(Recipe):
+    """A recipe, and where and how it is carried out. None of the fields below changes what is trained."""
+
+    genome: tuple[Path, ...] = ()
+    """FASTA files, plain or gzip / bgzip, or folders of them. Without one a small demo genome is generated."""
+    out: Path | None = None
+    """Run directory; by default runs/ and a time stamp."""
+    resume: str | None = None
+    """A run directory to continue, or "auto": continue --out if it holds a checkpoint, else start it."""
+    stop_after: int | None = None
+    """Stop after this step with a checkpoint; the schedule stays that of --steps."""
+    dry_run: bool = False
+    """Measure a few steps, print what the run would take (tokens, epochs, hours), and write nothing."""
+    micro_batch: int | None = None
+    """Windows per forward and backward pass of a rank; gradients are accumulated. By default as many as fit."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the blocks with torch.compile; auto does so on a GPU."""
+    max_skipped: int = 20
+    """Stop after so many steps in a row whose loss or gradient is not finite; each of them is skipped."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto takes a GPU where there is one."""
+    threads: int | None = None
+    """Threads of the sampler; by default the CPUs this process may use."""
+    validate_every: int = 1000
+    """Steps between validations; one always follows the last step."""
+    validation_windows: int = 1024
+    """Held-out windows per validation, the same ones each time (fewer where fewer are held out)."""
+    save_every: int = 1000
+    """Steps between checkpoints; one always follows the last step."""
+    keep: int = 2
+    """Checkpoints kept."""
+    log_every: int = 50
+    """Steps between lines of metrics.jsonl."""
+    track: bool = False
+    """Also write what metrics.jsonl gets for TensorBoard, into the folder tensorboard of the run directory."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("validate_every", "validation_windows", "save_every", "keep", "log_every", "max_skipped"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("stop_after", "micro_batch", "threads"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{name} must be at least 1, got {value}")
+        require(
+            self.micro_batch is None or self.batch_size % self.micro_batch == 0,
+            f"batch_size must be a multiple of micro_batch, got {self.batch_size} and {self.micro_batch}",
+        )
+        require(
+            not self.genome_weights or len(self.genome_weights) == max(1, len(self.genome)),
+            f"genome_weights must be one for each --genome, got {len(self.genome_weights)} for {len(self.genome)}",
+        )
+
+
+def debug() -> TrainConfig:
+    """A pair of 1 M parameters that learns the demo genome within a minute or two on a laptop's CPU."""
+    return TrainConfig(
+        model=ElectraConfig(
+            generator=EncoderConfig(layers=2, width=64, heads=2, intermediate=128, init_std=0.05),
+            discriminator=EncoderConfig(layers=4, width=128, heads=4, intermediate=256, init_std=0.05),
+        ),
+        context=256,
+        window_bp=320,
+        overlap_bp=32,
+        hold_out_fraction=0.1,
+        steps=320,
+        batch_size=16,
+        lr=2e-3,
+        warmup_steps=40,
+        decay="linear",
+        validate_every=50,
+        validation_windows=128,
+        save_every=160,
+        log_every=10,
+    )
+
+
+def small() -> TrainConfig:
+    """A few million parameters: bacterial genomes on a CPU within half an hour, any genome on a small GPU."""
+    return TrainConfig(
+        model=ElectraConfig(
+            generator=EncoderConfig(layers=3, width=128, heads=4, intermediate=256, init_std=0.04),
+            discriminator=EncoderConfig(layers=4, width=256, heads=8, intermediate=512, init_std=0.03),
+        ),
+        context=512,
+        window_bp=640,
+        overlap_bp=64,
+        hold_out_fraction=0.05,
+        steps=1000,
+        batch_size=16,
+        lr=1e-3,
+        warmup_steps=100,
+        decay="linear",
+        validate_every=250,
+        validation_windows=256,
+        save_every=500,
+        log_every=20,
+    )
+
+
+def base() -> TrainConfig:
+    """The paper's pair (93 M + 12 M parameters) and recipe; 700,000 steps are about 50 epochs of the human genome."""
+    return TrainConfig()
+
+
+PRESETS = {"debug": debug, "small": small, "base": base}

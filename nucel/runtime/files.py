@@ -1,0 +1,155 @@
+"""Files that survive a kill, a full disk and a power cut: whole or absent, with digests that reveal later damage.
+
+POSIX renames a file or a directory atomically. What was written reaches the disk, and survives a power cut, only after
+an fsync of the file and, for its name, of the directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import math
+import os
+import platform
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+_SUMS = "SHA256SUMS"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name to write a file under, which then replaces `path` at once and durably, or leaves no trace."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        yield temporary
+        fsync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's content at once: a reader sees the old text or the new, never a part."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def fsync(path: str | Path) -> None:
+    """Force a file's content, or a directory's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush(directory: Path) -> None:
+    """Force a directory tree to the disk: the files first, then the names."""
+    for parent, _, names in os.walk(directory, topdown=False):
+        for name in names:
+            fsync(os.path.join(parent, name))
+        fsync(parent)
+
+
+def write_sums(directory: Path) -> None:
+    """Write SHA256SUMS of all files below a directory, in the format of sha256sum, which can check it too."""
+    files = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+    lines = [f"{_sha256(directory / name)}  {name}\n" for name in files]
+    (directory / _SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def damage(directory: Path, required: tuple[str, ...] = ()) -> list[str]:
+    """What is wrong with the files that a directory's SHA256SUMS lists, or with the list; some it must have."""
+    try:
+        lines = (directory / _SUMS).read_text(encoding="utf-8").splitlines()
+        expected = {name: digest for digest, name in (line.split("  ") for line in lines)}
+    except OSError as error:
+        return [f"{_SUMS} cannot be read ({error.strerror})"]
+    except ValueError:
+        return [f"{_SUMS} is no list of digests and files"]
+    found = [f"{_SUMS} does not list {name}" for name in required if name not in expected]
+    for name, digest in expected.items():
+        try:
+            if _sha256(directory / name) != digest:
+                found.append(f"{name} is not what was written (its SHA-256 differs)")
+        except FileNotFoundError:
+            found.append(f"{name} is missing")
+        except OSError as error:
+            found.append(f"{name} cannot be read ({error.strerror})")
+    return found
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+class NoLocksError(OSError):
+    """The system, or the file system, knows no locks."""
+
+
+def lock(path: Path) -> int:
+    """Create and lock a file that says who holds it; returns the descriptor, whose closing ends the lock.
+
+    It is flock's lock, and ends with the process too, however that ends. Remove the file before closing.
+
+    Raises:
+        BlockingIOError: another process (or descriptor) holds it; `strerror` is what the file says.
+        NoLocksError: there are no locks here.
+    """
+    if fcntl is None:
+        raise NoLocksError(errno.ENOSYS, "this system has no flock", str(path))
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who held it until now may have removed the file after it was opened here.
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
+                holder = f"process {os.getpid()} on {platform.node()} since {datetime.now():%Y-%m-%d %H:%M:%S}\n"
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, holder.encode())
+                return descriptor
+            os.close(descriptor)
+        except OSError as error:
+            holder = os.read(descriptor, 1000).decode(errors="replace").strip() or "another process"
+            os.close(descriptor)
+            if isinstance(error, BlockingIOError):
+                raise BlockingIOError(error.errno, holder, str(path)) from None
+            if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise NoLocksError(error.errno, f"its file system has no locks ({error.strerror})", str(path)) from None
+            raise
+
+
+def mib(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
+
+
+def differences(stored: Any, given: Any, name: str = "") -> list[str]:
+    """What two JSON values of the same kind differ in, a line for each place."""
+    if isinstance(stored, dict) and isinstance(given, dict):
+        return [
+            line
+            for key in {**stored, **given}
+            for line in differences(stored.get(key), given.get(key), f"{name}.{key}" if name else key)
+        ]
+    return [] if stored == given else [f"{name}: the run has {stored}, given is {given}"]
+
+
+def finite(figures: dict[str, Any]) -> dict[str, Any]:
+    """Figures as JSON can hold them: nan and infinities become null."""
+    return {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in figures.items()}

@@ -1,0 +1,6 @@
+"""Published protocols, run whole, beside their controls."""
+
+from __future__ import annotations
+
+
+

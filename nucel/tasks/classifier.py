@@ -1,0 +1,34 @@
+"""A classifier on an encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from ..model.encoder import Encoder
+from ..model.networks import Classifier, initialize
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadOptions:
+    """How an encoder becomes a classifier."""
+
+    pooling: Literal["cls", "mean"] = "cls"
+    """What of the encoder's output is classified: [CLS], or the mean of all positions, [CLS] included (transformers'
+    classifier_pooling). The paper takes [CLS]."""
+    head: Literal["linear", "dense"] = "linear"
+    """linear is the paper's one layer; dense puts ModernBERT's own dense layer and GELU in front of it."""
+
+
+def make_classifier(
+    encoder: Encoder, labels: tuple[str, ...] | None, options: HeadOptions, seed: int, from_scratch: bool
+) -> Classifier:
+    """A classifier with the encoder's weights, or with new ones, and a head that is drawn from the seed."""
+    network = Classifier(encoder.config, labels, options.pooling, linear=options.head == "linear")
+    initialize(network, torch.Generator().manual_seed(seed))
+    network.model.context = encoder.context
+    if not from_scratch:
+        network.model.load_state_dict(encoder.state_dict())
+    return network

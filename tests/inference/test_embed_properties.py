@@ -1,0 +1,119 @@
+"""What an embedding must not depend on, and what tiles and strands must add up to.
+
+The encoder computes in fp64 here, so that what is left of a difference is the rounding of the results to fp32.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.tiny import tiny_encoder
+
+import nucel
+from nucel.inference.embedding import _tiles
+from nucel.inference.predict import make_batch, predict
+from nucel.runtime.device import Precision
+from nucel.tokenizers import nucleotide
+
+ENCODER = tiny_encoder().double()
+EXACT = {"rtol": 1e-6, "atol": 1e-6}
+CPU = Precision(torch.device("cpu"), torch.float32)
+
+sequences = st.lists(st.text("ACGTN", min_size=1, max_size=40), min_size=1, max_size=12)
+poolings = st.sampled_from(["mean", "cls"])
+
+
+def alone(sequence: str, **options) -> np.ndarray:
+    return nucel.embed(ENCODER, [sequence], **options)[0]
+
+
+@settings(max_examples=25, deadline=None)
+@given(sequences, poolings, st.integers(0, 2), st.sampled_from(["none", "mean"]), st.sampled_from([None, 1, 3]))
+def test_a_sequence_s_embedding_is_its_own(given_sequences, pooling, layer, strands, batch_size):
+    """Whatever shares its batch, in whatever order, padded to whatever length."""
+    options = {"pooling": pooling, "layer": layer, "reverse_complement": strands}
+    together = nucel.embed(ENCODER, given_sequences, batch_size=batch_size, **options)
+    assert together.shape == (len(given_sequences), 32) and together.dtype == np.float32
+    for sequence, found in zip(given_sequences, together, strict=True):
+        np.testing.assert_allclose(found, alone(sequence, **options), **EXACT)
+    backwards = nucel.embed(ENCODER, given_sequences[::-1], batch_size=batch_size, **options)
+    np.testing.assert_allclose(backwards[::-1], together, **EXACT)
+
+
+@settings(max_examples=15, deadline=None)
+@given(sequences)
+def test_pooling_is_of_the_bases_hidden_states(given_sequences):
+    each = nucel.embed(ENCODER, given_sequences, pooling="none")
+    assert [found.shape for found in each] == [(len(s), 32) for s in given_sequences]
+    mean = nucel.embed(ENCODER, given_sequences)
+    np.testing.assert_allclose(mean, [found.mean(0, dtype=np.float64) for found in each], **EXACT)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.text("ACGTN", min_size=1, max_size=40))
+def test_both_strands_embed_alike(sequence):
+    other = nucleotide.decode(nucleotide.reverse_complement(nucleotide.encode(sequence)))
+    for pooling in ("mean", "cls", "none"):
+        found, reverse = (alone(s, pooling=pooling, reverse_complement="mean") for s in (sequence, other))
+        np.testing.assert_allclose(found, reverse[::-1] if pooling == "none" else reverse, **EXACT)
+        forward, backward = (alone(s, pooling=pooling) for s in (sequence, other))
+        flipped = backward[::-1] if pooling == "none" else backward
+        np.testing.assert_allclose(found, (forward.astype(np.float64) + flipped) / 2, **EXACT)
+
+
+@given(st.integers(1, 300), st.integers(1, 60), st.data())
+def test_tiles_answer_for_each_base_once(length, room, data):
+    overlap = data.draw(st.integers(0, room - 1))
+    tiles = _tiles(length, room, overlap)
+    assert tiles[0][0] == 0 and tiles[-1][1] == length
+    assert all(end - start == min(room, length) for start, end, _, _ in tiles)
+    assert all(start <= first < last <= end for start, end, first, last in tiles)
+    assert [x for _, _, first, last in tiles for x in range(first, last)] == list(range(length))
+    assert all(before[1] - after[0] >= overlap for before, after in pairwise(tiles))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.text("ACGTN", min_size=1, max_size=90), st.integers(6, 30), st.sampled_from(["none", "mean"]), st.data())
+def test_tiles_are_pooled_as_one_sequence(sequence, context, strands, data):
+    overlap = data.draw(st.integers(0, context - 2))
+    options = {"long": "tile", "context": context, "overlap_bp": overlap, "reverse_complement": strands}
+    whole = np.zeros((len(sequence), 32))
+    summary = []
+    for start, end, first, last in _tiles(len(sequence), context - 1, overlap):
+        tile = sequence[start:end]
+        whole[first:last] = alone(tile, pooling="none", reverse_complement=strands)[first - start : last - start]
+        summary.append(alone(tile, pooling="cls", reverse_complement=strands))
+    np.testing.assert_allclose(alone(sequence, pooling="none", **options), whole, **EXACT)
+    np.testing.assert_allclose(alone(sequence, pooling="mean", **options), whole.mean(0), **EXACT)
+    np.testing.assert_allclose(alone(sequence, pooling="cls", **options), np.mean(summary, axis=0), **EXACT)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=200), st.sampled_from([None, 1, 7]))
+def test_batches_are_small_enough_and_hold_each_sequence_once(lengths, batch_size):
+    tokens = [np.full(length, nucleotide.BASES[0], np.uint8) for length in lengths]
+    shapes, seen = [], []
+
+    def network(batch):
+        shapes.append(tuple(batch.tokens.shape))
+        seen.extend(batch.rows.tolist())
+        real = torch.full((len(batch.rows),), batch.tokens.shape[1]) if batch.lengths is None else batch.lengths
+        assert real.tolist() == [1 + lengths[i] for i in batch.rows.tolist()]
+        assert (batch.tokens == nucleotide.PAD).sum(1).tolist() == (batch.tokens.shape[1] - real).tolist()
+        return batch.rows[:, None]
+
+    assert [int(row[0]) for row in predict(network, tokens, CPU, batch_size)] == list(range(len(lengths)))
+    assert sorted(seen) == list(range(len(lengths)))
+    for rows, positions in shapes:
+        assert rows <= batch_size if batch_size else rows * positions <= 16_384
+
+
+def test_a_batch_without_padding_has_no_lengths():
+    tokens = [nucleotide.encode(s) for s in ("ACGT", "TTTT", "AC")]
+    assert make_batch(tokens, [0, 1], torch.device("cpu")).lengths is None
+    batch = make_batch(tokens, [2, 1], torch.device("cpu"))
+    assert batch.lengths.tolist() == [3, 5] and batch.tokens.tolist() == [[2, 11, 12, 0, 0], [2, 14, 14, 14, 14]]

@@ -1,0 +1,91 @@
+"""Figures of merit against scikit-learn."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, log_loss, precision_score, recall_score, roc_auc_score
+
+from nucel.objectives.electra import Electra
+from nucel.pretraining.config import PRESETS
+from nucel.pretraining.meter import Meter, RankedScores, blind_cross_entropy, bootstrap_auroc
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(-5, 5), st.booleans(), st.integers(0, 3)), min_size=1, max_size=60))
+def test_ranking_figures_equal_scikit_learn_s_with_ties_and_weights(rows):
+    scores, positive, weights = (torch.tensor(column) for column in zip(*rows, strict=True))
+    ranked = RankedScores(scores.float(), positive)
+    if positive.any():
+        assert ranked.average_precision() == pytest.approx(average_precision_score(positive, scores))
+    else:
+        assert math.isnan(ranked.average_precision())
+    for counts, w in ((None, torch.ones(len(rows))), (weights, weights)):
+        if (w[positive] > 0).any() and (w[~positive] > 0).any():
+            assert ranked.auroc(counts) == pytest.approx(roc_auc_score(positive, scores, sample_weight=w))
+        else:
+            assert math.isnan(ranked.auroc(counts))
+
+
+@pytest.mark.parametrize("replaced", [0, 1, 37, 500, 1000])
+def test_blind_cross_entropy_is_that_of_the_best_constant(replaced):
+    labels = [1] * replaced + [0] * (1000 - replaced)
+    expected = log_loss(labels, [replaced / 1000] * 1000, labels=[0, 1]) if 0 < replaced < 1000 else 0
+    assert blind_cross_entropy(replaced / 1000) == pytest.approx(expected)
+
+
+def test_known_values_of_the_blind_discriminator():
+    for accuracy, expected in ((0.25, 0.352), (0.45, 0.285), (0.5, 0.266)):
+        assert blind_cross_entropy(0.15 * (1 - accuracy)) == pytest.approx(expected, abs=5e-4)
+
+
+def test_bootstrap_interval_holds_the_truth_and_narrows_with_more_windows():
+    generator = torch.Generator().manual_seed(0)
+
+    def interval(windows):
+        positive = torch.rand(windows, 50, generator=generator) < 0.2
+        scores = torch.randn(windows, 50, generator=generator) + positive * 0.5
+        low, high = bootstrap_auroc(scores, positive)
+        assert low < RankedScores(scores.flatten(), positive.flatten()).auroc() < high
+        return low, high
+
+    truth = 0.5 * (1 + math.erf(0.5 / 2))  # two unit normals half a standard deviation apart
+    (low, high), (lower, higher) = interval(400), interval(25)
+    assert low < truth < high
+    assert high - low < 0.5 * (higher - lower)
+
+
+def test_running_figures_equal_the_exact_ones_of_the_same_batches():
+    electra = Electra(PRESETS["debug"]().model).initialize(0)
+    meter, passes = Meter(torch.device("cpu")), []
+    for first in (0, 8):
+        tokens = torch.randint(11, 15, (8, 128), generator=torch.Generator().manual_seed(first)).to(torch.uint8)
+        tokens[:, 0] = 2
+        with torch.no_grad():
+            losses = electra(tokens, 0, torch.arange(first, first + 8))
+        # The untrained discriminator's logits hardly differ; spread them, and let them know something.
+        spread = (losses.rtd_logits - losses.rtd_logits.mean()) / losses.rtd_logits.std()
+        losses = losses._replace(rtd_logits=spread + losses.corrupted.original)
+        meter.add(losses)
+        passes.append(losses)
+    figures = meter.read()
+
+    logits = torch.cat([x.rtd_logits.flatten() for x in passes])
+    replaced = torch.cat([~x.corrupted.original.flatten() for x in passes])
+    called = logits < 0
+    originals = torch.cat([x.masked.originals for x in passes])
+    likeliest = torch.cat([x.generator_logits.argmax(-1) for x in passes])
+    assert figures["rtd_auroc"] == pytest.approx(roc_auc_score(replaced, -logits), abs=1e-3)
+    assert figures["rtd_recall"] == pytest.approx(recall_score(replaced, called))
+    assert figures["rtd_precision"] == pytest.approx(precision_score(replaced, called))
+    assert figures["replaced_fraction"] == pytest.approx(float(replaced.double().mean()))
+    assert figures["generator_accuracy"] == pytest.approx(float((likeliest == originals).double().mean()))
+    slots = originals.numel()
+    assert figures["generator_sampled_accuracy"] == pytest.approx((slots - int(replaced.sum())) / slots)
+    for name in ("loss", "generator_loss", "rtd_loss"):
+        assert figures[name] == pytest.approx(float(sum(getattr(x, name) for x in passes)) / 2)
+    assert meter.counts.sum() == 0 and meter.histogram.sum() == 0

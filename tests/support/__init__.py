@@ -1,0 +1,1 @@
+"""What the tests share: truths that share no code with ours, tiny models, and runs that are killed."""
