@@ -3,6 +3,19 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "fasta.hpp"
+#include "genome.hpp"
+#include "random.hpp"
 #include "sampler.hpp"
 
 namespace py = pybind11;

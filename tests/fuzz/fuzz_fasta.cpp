@@ -5,12 +5,23 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <optional>
+#include <string>
+#include <vector>
 
+#include "../../csrc/bytes.hpp"
+#include "../../csrc/fasta.hpp"
+#include "../../csrc/genome.hpp"
+#include "../../csrc/random.hpp"
 #include "../../csrc/sampler.hpp"
 
 namespace {
