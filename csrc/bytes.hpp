@@ -50,8 +50,8 @@ class ByteTable {
     __attribute__((target("avx2"))) void translate_avx2(const std::uint8_t* in, std::int64_t n,
                                                         std::uint8_t* out) const {
         const __m256i common = _mm256_set1_epi8(static_cast<char>(common_));
-        const __m256i backwards = _mm256_broadcastsi128_si256(
-            _mm_set_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+        const __m256i backwards =
+            _mm256_broadcastsi128_si256(_mm_set_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
         __m256i row_values[16];
         __m256i row_bits[16];
         for (int r = 0; r < row_count_; ++r) {

@@ -65,16 +65,32 @@ struct Contig {
     }
 };
 
-// Letters are told apart by up to eight classes, whatever they mean to the caller.
-using ClassCounts = std::array<std::int64_t, 8>;
+// Classes of bases: bits, since a base can be in several. This is the only list of them. Which byte is in which is said
+// by the caller's table, for the alphabet is not known here.
+enum BaseClass : std::uint8_t {
+    gc = 1,       // G or C
+    masked = 2,   // in lower case, as repeats are written
+    unknown = 4,  // no nucleotide that is told apart, as N
+};
+
+// Bases of a record in each class.
+struct ClassCounts {
+    std::int64_t gc = 0, masked = 0, unknown = 0;
+
+    // Adds `count` bases whose classes are the bits of `classes`.
+    void add(std::uint8_t classes, std::int64_t count) {
+        if (classes & BaseClass::gc) gc += count;
+        if (classes & BaseClass::masked) masked += count;
+        if (classes & BaseClass::unknown) unknown += count;
+    }
+};
 
 // One FASTA file, checked from end to end, and its records in the order of the file.
 class Fasta {
   public:
-    // Reads every byte. `classes` gives each byte a class below 8. Throws FormatError at the first irregularity. Threads
-    // share the file in pieces of `piece` bytes or bases.
-    Fasta(const std::string& path, const ByteTable& classes, int threads, std::int64_t piece = 1 << 22)
-        : file_(path) {
+    // Reads every byte. `classes` gives each byte its bits of BaseClass. Throws FormatError at the first irregularity.
+    // Threads share the file in pieces of `piece` bytes or bases.
+    Fasta(const std::string& path, const ByteTable& classes, int threads, std::int64_t piece = 1 << 22) : file_(path) {
         const auto headers = find_headers(threads, piece);
         // What was cut short meanwhile reads as zeros, and should not be called a fault of the format.
         try {
@@ -93,7 +109,7 @@ class Fasta {
 
     const std::vector<Record>& records() const { return records_; }
     const std::vector<Contig>& contigs() const { return contigs_; }
-    // Bases of each contig by class.
+    // Bases of each contig in each class.
     const std::vector<ClassCounts>& class_counts() const { return class_counts_; }
     // Bases of the file by byte.
     const ByteCounts& byte_counts() const { return byte_counts_; }
@@ -158,8 +174,9 @@ class Fasta {
         const std::int64_t newline = end_of_line(header, next);
         const std::int64_t text_end = newline > header && data[newline - 1] == '\r' ? newline - 1 : newline;
         if (std::find(data + header, data + text_end, '\r') != data + text_end) {
-            refuse(header, "the header has a carriage return inside; are lines ended by CR alone? They must end with "
-                           "LF or CRLF");
+            refuse(header,
+                   "the header has a carriage return inside; are lines ended by CR alone? They must end with "
+                   "LF or CRLF");
         }
         std::int64_t name = header + 1;
         while (name < text_end && is_space(data[name])) ++name;
@@ -180,8 +197,8 @@ class Fasta {
         record.line_width = line_end - record.offset + 1;
         record.line_bases = record.line_width - 1 - (line_end > record.offset && data[line_end - 1] == '\r' ? 1 : 0);
         if (record.line_bases == 0) refuse(record.offset, "record " + shown(record.name) + " begins with a blank line");
-        record.length = bytes / record.line_width * record.line_bases +
-                        std::min(bytes % record.line_width, record.line_bases);
+        record.length =
+            bytes / record.line_width * record.line_bases + std::min(bytes % record.line_width, record.line_bases);
         return record;
     }
 
@@ -219,8 +236,9 @@ class Fasta {
                 const std::int64_t bad = check_chunk(chunk.contig, chunk.start, chunk.end, found);
                 const std::lock_guard<std::mutex> hold(guard);
                 for (std::size_t b = 0; b < 256; ++b) {
+                    if (found[b] == 0) continue;
                     byte_counts_[b] += found[b];
-                    class_counts_[chunk.contig][classes[static_cast<std::uint8_t>(b)] & 7] += found[b];
+                    class_counts_[chunk.contig].add(classes[static_cast<std::uint8_t>(b)], found[b]);
                 }
                 if (bad >= 0 && bad < first_bad) {
                     first_bad = bad;
@@ -256,8 +274,8 @@ class Fasta {
         if (clean) return -1;
         for (const std::uint8_t* at = from; at < to; ++at) {
             const std::int64_t column = (at - contig.bytes) % width;
-            const bool good = column < contig.line_bases ? belongs_in_line(*at)
-                                                         : *at == (column == width - 1 ? '\n' : '\r');
+            const bool good =
+                column < contig.line_bases ? belongs_in_line(*at) : *at == (column == width - 1 ? '\n' : '\r');
             if (!good) return at - file_.data();
         }
         return to - file_.data() - 1;
