@@ -21,7 +21,7 @@
 
 namespace nucel {
 
-// The file is no regular FASTA; the message names record and line.
+// The file is not a regular FASTA; the message names record and line.
 class FormatError : public std::runtime_error {
   public:
     using std::runtime_error::runtime_error;
@@ -65,12 +65,12 @@ struct Contig {
     }
 };
 
-// Classes of bases: bits, since a base can be in several. This is the only list of them. Which byte is in which is said
-// by the caller's table, for the alphabet is not known here.
+// Classes of bases, as bits, since a base can be in several. They are defined only here; `_nucel` exports them. Which
+// bytes are in which class is up to the caller's table: the alphabet is not known here.
 enum BaseClass : std::uint8_t {
     gc = 1,       // G or C
     masked = 2,   // in lower case, as repeats are written
-    unknown = 4,  // no nucleotide that is told apart, as N
+    unknown = 4,  // N and every other letter that is not a nucleotide
 };
 
 // Bases of a record in each class.
