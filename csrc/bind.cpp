@@ -3,6 +3,19 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "fasta.hpp"
+#include "genome.hpp"
+#include "random.hpp"
 #include "sampler.hpp"
 
 namespace py = pybind11;
@@ -48,11 +61,12 @@ Array<std::int64_t> entries(const Fasta& fasta) {
     return table;
 }
 
-Array<std::int64_t> class_counts(const Fasta& fasta) {
-    Array<std::int64_t> table({static_cast<py::ssize_t>(fasta.records().size()), py::ssize_t{8}});
-    std::int64_t* out = table.mutable_data();
-    for (const ClassCounts& counts : fasta.class_counts()) out = std::copy(counts.begin(), counts.end(), out);
-    return table;
+template <std::int64_t ClassCounts::* Class>
+Array<std::int64_t> bases_in(const Fasta& fasta) {
+    Array<std::int64_t> bases(static_cast<py::ssize_t>(fasta.class_counts().size()));
+    std::int64_t* out = bases.mutable_data();
+    for (const ClassCounts& counts : fasta.class_counts()) *out++ = counts.*Class;
+    return bases;
 }
 
 Array<std::int64_t> byte_counts(const Fasta& fasta) {
@@ -64,6 +78,13 @@ Array<std::int64_t> byte_counts(const Fasta& fasta) {
 std::int64_t header_line(const Fasta& fasta, std::size_t record) {
     if (record >= fasta.records().size()) throw py::index_error("no such record");
     return fasta.line_of(fasta.records()[record].header);
+}
+
+std::shared_ptr<Genome> genome_of(const std::vector<std::shared_ptr<Fasta>>& files) {
+    for (const auto& file : files) {
+        if (!file) throw py::type_error("a file is None");
+    }
+    return std::make_shared<Genome>(std::vector<std::shared_ptr<const Fasta>>(files.begin(), files.end()));
 }
 
 Array<std::uint8_t> fetch(const Genome& genome, std::int64_t contig, std::int64_t start, std::int64_t end,
@@ -122,17 +143,21 @@ std::vector<Group> groups_of(const Array<std::int64_t>& table, std::int64_t wind
 // A sampler that owns what it borrows: the genome and the arrays of windows.
 class OwningSampler {
   public:
-    OwningSampler(std::shared_ptr<const Genome> genome, Array<std::int32_t> contig, Array<std::int64_t> start,
-                  const Array<std::int64_t>& groups, std::int64_t window_bp, std::int64_t context, std::uint64_t seed,
-                  bool both_strands, const Array<std::uint8_t>& forward, const Array<std::uint8_t>& reverse, std::uint8_t first_token)
-        : genome_(std::move(genome)), contig_(std::move(contig)), start_(std::move(start)), context_(context),
-          sampler_(*genome_, {contig_.data(), start_.data(), start_.size(), window_bp},
-                   groups_of(groups, start_.size()), context, seed, both_strands, table_of(forward), table_of(reverse),
-                   first_token) {
-        require_vector(start_, start_.size(), "start");
-        require_vector(contig_, start_.size(), "contig");
-        if (start_.size() == 0) throw py::value_error("there are no windows");
+    // The sampler, once it is certain that it can work with these arguments; ValueError names the first that is wrong.
+    static std::unique_ptr<OwningSampler> checked(std::shared_ptr<const Genome> genome, Array<std::int32_t> contig,
+                                                  Array<std::int64_t> start, const Array<std::int64_t>& groups,
+                                                  std::int64_t window_bp, std::int64_t context, std::uint64_t seed,
+                                                  bool both_strands, const Array<std::uint8_t>& forward,
+                                                  const Array<std::uint8_t>& reverse, std::uint8_t first_token) {
+        const std::int64_t size = start.size();
+        require_vector(start, size, "start");
+        require_vector(contig, size, "contig");
+        if (size == 0) throw py::value_error("there are no windows");
         if (context < 2 || context - 1 > window_bp) throw py::value_error("context - 1 must lie in [1, window_bp]");
+        WindowList windows{contig.data(), start.data(), size, window_bp, groups_of(groups, size)};
+        const RowOptions options{context, seed, both_strands, table_of(forward), table_of(reverse), first_token};
+        return std::unique_ptr<OwningSampler>(
+            new OwningSampler(std::move(genome), std::move(contig), std::move(start), std::move(windows), options));
     }
 
     py::tuple rows(std::int64_t first_row, std::int64_t count, int threads) const {
@@ -150,6 +175,12 @@ class OwningSampler {
     }
 
   private:
+    // `windows` points into `contig` and `start`, whose memory stays where it is when they are moved.
+    OwningSampler(std::shared_ptr<const Genome> genome, Array<std::int32_t> contig, Array<std::int64_t> start,
+                  WindowList windows, const RowOptions& options)
+        : genome_(std::move(genome)), contig_(std::move(contig)), start_(std::move(start)), context_(options.context),
+          sampler_(*genome_, std::move(windows), options) {}
+
     std::shared_ptr<const Genome> genome_;
     Array<std::int32_t> contig_;
     Array<std::int64_t> start_;
@@ -159,8 +190,11 @@ class OwningSampler {
 
 }  // namespace
 
-PYBIND11_MODULE(_nucel, m) {
+// No call needs the GIL: what Python holds never changes once it is built, and each call writes to arrays of its own.
+// Long calls release it anyway, so the arrays that a call reads must not be written to meanwhile, with or without it.
+PYBIND11_MODULE(_nucel, m, py::mod_gil_not_used()) {
     m.doc() = "FASTA bytes to token windows. Use it through nucel.genome, which checks and explains.";
+    m.attr("__version__") = NUCEL_VERSION;
 
     py::register_local_exception<FormatError>(m, "FormatError", PyExc_ValueError);
     py::register_local_exception_translator([](std::exception_ptr thrown) {
@@ -173,32 +207,35 @@ PYBIND11_MODULE(_nucel, m) {
         }
     });
 
+    // The classes of bases, bits that a table of 256 bytes adds up.
+    m.attr("GC") = static_cast<int>(BaseClass::gc);
+    m.attr("MASKED") = static_cast<int>(BaseClass::masked);
+    m.attr("UNKNOWN") = static_cast<int>(BaseClass::unknown);
+
     py::class_<Fasta, std::shared_ptr<Fasta>>(m, "Fasta", py::module_local(), "A mapped FASTA file that was checked.")
         .def(py::init(&open_fasta), py::arg("path"), py::arg("classes"), py::arg("threads"),
-             "Reads every byte; classes gives each byte a class below 8. FormatError names the first wrong line.")
+             "Reads every byte; classes gives each byte the sum of its classes. "
+             "FormatError names the first wrong line.")
         .def_property_readonly("names", &names, "First word of each header, n of them, bytes.")
         .def_property_readonly("entries", &entries, "int64 (n, 4): length, offset, line_bases, line_width.")
-        .def_property_readonly("class_counts", &class_counts, "Bases of each record by class, int64 (n, 8).")
+        .def_property_readonly("gc_bp", &bases_in<&ClassCounts::gc>, "Bases of each record in class GC, int64 (n,).")
+        .def_property_readonly("masked_bp", &bases_in<&ClassCounts::masked>, "As gc_bp, in class MASKED.")
+        .def_property_readonly("unknown_bp", &bases_in<&ClassCounts::unknown>, "As gc_bp, in class UNKNOWN.")
         .def_property_readonly("byte_counts", &byte_counts, "Bases of the file by byte, int64 (256,).")
         .def("header_line", &header_line, py::arg("record"), "1-based number of the line with a record's header.")
         .def("require_unchanged", &Fasta::require_unchanged, "OSError if the file is not what it was when opened.");
 
     py::class_<Genome, std::shared_ptr<Genome>>(m, "Genome", py::module_local(), "The contigs of several files.")
-        .def(py::init([](const std::vector<std::shared_ptr<Fasta>>& files) {
-                 return std::make_shared<Genome>(std::vector<std::shared_ptr<const Fasta>>(files.begin(), files.end()));
-             }),
-             py::arg("files"))
-        .def("fetch", &fetch, py::arg("contig"), py::arg("start"), py::arg("end"), py::arg("table"),
-             py::arg("reverse"), "table[letter] of the bases [start, end), read backwards on demand; uint8.")
+        .def(py::init(&genome_of), py::arg("files"))
+        .def("fetch", &fetch, py::arg("contig"), py::arg("start"), py::arg("end"), py::arg("table"), py::arg("reverse"),
+             "table[letter] of the bases [start, end), read backwards on demand; uint8.")
         .def("sum", &sum, py::arg("contig").noconvert(), py::arg("start").noconvert(), py::arg("count"),
              py::arg("table"), py::arg("threads"), "Sums of table[letter] over `count` bases from each start; int64.");
 
     py::class_<OwningSampler>(m, "Sampler", py::module_local(), "Rows as a pure function of (seed, row number).")
-        .def(py::init<std::shared_ptr<Genome>, Array<std::int32_t>, Array<std::int64_t>, Array<std::int64_t>,
-                      std::int64_t, std::int64_t, std::uint64_t, bool, Array<std::uint8_t>, Array<std::uint8_t>, std::uint8_t>(),
-             py::arg("genome"), py::arg("contig").noconvert(), py::arg("start").noconvert(), py::arg("groups"),
-             py::arg("window_bp"), py::arg("context"), py::arg("seed"), py::arg("both_strands"), py::arg("forward"), py::arg("reverse"),
-             py::arg("first_token"))
+        .def(py::init(&OwningSampler::checked), py::arg("genome").none(false), py::arg("contig").noconvert(),
+             py::arg("start").noconvert(), py::arg("groups"), py::arg("window_bp"), py::arg("context"), py::arg("seed"),
+             py::arg("both_strands"), py::arg("forward"), py::arg("reverse"), py::arg("first_token"))
         .def("rows", &OwningSampler::rows, py::arg("first_row"), py::arg("count"), py::arg("threads"),
              "(tokens (count, context), contig, start, strand) of the rows from first_row on.");
 

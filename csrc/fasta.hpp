@@ -8,195 +8,24 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cstdint>
 #include <cstring>
-#include <exception>
-#include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
-#include <system_error>
-#include <thread>
-#include <utility>
 #include <vector>
 
+#include "bytes.hpp"
 #include "mapped.hpp"
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#define NUCEL_AVX2 1
-#include <immintrin.h>
-#endif
+#include "threads.hpp"
 
 namespace nucel {
 
-// The file is no regular FASTA; the message names record and line.
+// The file is not a regular FASTA; the message names record and line.
 class FormatError : public std::runtime_error {
   public:
     using std::runtime_error::runtime_error;
 };
-
-// Calls work(i) for each i in [0, tasks) on up to `threads` threads, the caller's included. Threads are started per
-// call: a pool would not survive a fork. The first exception is thrown again here, after all threads have ended.
-template <class Work>
-void for_each_task(std::int64_t tasks, int threads, const Work& work) {
-    std::atomic<std::int64_t> next{0};
-    std::exception_ptr error;
-    std::mutex error_guard;
-    const auto run = [&] {
-        try {
-            for (std::int64_t i = next++; i < tasks; i = next++) work(i);
-        } catch (...) {
-            next = tasks;
-            const std::lock_guard<std::mutex> hold(error_guard);
-            if (!error) error = std::current_exception();
-        }
-    };
-    std::vector<std::thread> helpers;
-    try {
-        for (std::int64_t i = 1; i < std::min<std::int64_t>(threads, tasks); ++i) helpers.emplace_back(run);
-    } catch (const std::system_error&) {
-        // The system grants no further thread: those that run do the work.
-    }
-    run();
-    for (std::thread& helper : helpers) helper.join();
-    if (error) std::rethrow_exception(error);
-}
-
-// A function of one byte given by its 256 values, applied to runs of bytes.
-//
-// The vector path cuts the table into 16 rows by a byte's upper half. Rows that hold nothing but the commonest value
-// cost nothing, so a table that is interesting only at letters costs four shuffles for 32 bytes.
-class ByteTable {
-  public:
-    explicit ByteTable(const std::uint8_t* values) {
-        std::copy_n(values, 256, values_.begin());
-        std::array<int, 256> uses{};
-        for (const std::uint8_t value : values_) ++uses[value];
-        common_ = static_cast<std::uint8_t>(std::max_element(uses.begin(), uses.end()) - uses.begin());
-        for (int row = 0; row < 16; ++row) {
-            const auto first = values_.begin() + 16 * row;
-            if (std::any_of(first, first + 16, [&](std::uint8_t v) { return v != common_; })) rows_[row_count_++] = row;
-        }
-    }
-
-    std::uint8_t operator[](std::uint8_t byte) const { return values_[byte]; }
-
-    // out[i] = table[in[i]]; with `Reverse`, out[n - 1 - i] = table[in[i]]. The ranges must not overlap.
-    template <bool Reverse>
-    void translate(const std::uint8_t* in, std::int64_t n, std::uint8_t* out) const {
-#ifdef NUCEL_AVX2
-        static const bool has_avx2 = __builtin_cpu_supports("avx2");
-        if (has_avx2 && n >= 32) return translate_avx2<Reverse>(in, n, out);
-#endif
-        for (std::int64_t i = 0; i < n; ++i) out[Reverse ? n - 1 - i : i] = values_[in[i]];
-    }
-
-  private:
-#ifdef NUCEL_AVX2
-    template <bool Reverse>
-    __attribute__((target("avx2"))) void translate_avx2(const std::uint8_t* in, std::int64_t n,
-                                                        std::uint8_t* out) const {
-        const __m256i common = _mm256_set1_epi8(static_cast<char>(common_));
-        const __m256i backwards = _mm256_broadcastsi128_si256(
-            _mm_set_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-        __m256i row_values[16];
-        __m256i row_bits[16];
-        for (int r = 0; r < row_count_; ++r) {
-            const auto* row = reinterpret_cast<const __m128i*>(values_.data() + 16 * rows_[r]);
-            row_values[r] = _mm256_xor_si256(_mm256_broadcastsi128_si256(_mm_loadu_si128(row)), common);
-            row_bits[r] = _mm256_set1_epi8(static_cast<char>(rows_[r] << 4));
-        }
-        const __m256i overflow = _mm256_set1_epi8(0x70);
-        // The last step starts at n - 32 and does some bytes a second time instead of leaving a tail.
-        for (std::int64_t i = 0; i < n; i += 32) {
-            const std::int64_t at = std::min(i, n - 32);
-            const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in + at));
-            __m256i value = common;
-            for (int r = 0; r < row_count_; ++r) {
-                // A byte of this row becomes its column; of any other, a number with the top bit set, which shuffles 0.
-                const __m256i column = _mm256_adds_epu8(_mm256_xor_si256(bytes, row_bits[r]), overflow);
-                value = _mm256_xor_si256(value, _mm256_shuffle_epi8(row_values[r], column));
-            }
-            if (Reverse) {
-                value = _mm256_shuffle_epi8(value, backwards);
-                value = _mm256_permute2x128_si256(value, value, 1);
-            }
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + (Reverse ? n - 32 - at : at)), value);
-        }
-    }
-#endif
-
-    std::array<std::uint8_t, 256> values_{};
-    std::array<int, 16> rows_{};
-    int row_count_ = 0;
-    std::uint8_t common_ = 0;
-};
-
-// How often each byte occurs.
-using ByteCounts = std::array<std::int64_t, 256>;
-
-#ifdef NUCEL_AVX2
-// Counts the bytes that genomes consist of, in blocks small enough for counters of 8 bits. False, and nothing counted,
-// where there are others. n must be a multiple of 32, and at most 255 * 32.
-__attribute__((target("avx2"))) inline bool count_common_avx2(const std::uint8_t* in, std::int64_t n,
-                                                              ByteCounts& counts) {
-    constexpr std::size_t kinds = 12;
-    constexpr char letters[kinds + 1] = "ACGTNacgtn\n\r";
-    __m256i sums[kinds];
-    for (auto& sum : sums) sum = _mm256_setzero_si256();
-    for (std::int64_t i = 0; i < n; i += 32) {
-        const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in + i));
-        for (std::size_t k = 0; k < kinds; ++k) {
-            sums[k] = _mm256_sub_epi8(sums[k], _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8(letters[k])));
-        }
-    }
-    std::int64_t found[kinds];
-    std::int64_t total = 0;
-    for (std::size_t k = 0; k < kinds; ++k) {
-        const __m256i quarters = _mm256_sad_epu8(sums[k], _mm256_setzero_si256());
-        found[k] = _mm256_extract_epi64(quarters, 0) + _mm256_extract_epi64(quarters, 1) +
-                   _mm256_extract_epi64(quarters, 2) + _mm256_extract_epi64(quarters, 3);
-        total += found[k];
-    }
-    if (total != n) return false;
-    for (std::size_t k = 0; k < kinds; ++k) counts[static_cast<std::uint8_t>(letters[k])] += found[k];
-    return true;
-}
-#endif
-
-// Adds the bytes [in, in + n) to the counts.
-inline void count_bytes(const std::uint8_t* in, std::int64_t n, ByteCounts& counts) {
-    const auto one_by_one = [&counts](const std::uint8_t* from, std::int64_t size) {
-        // Four histograms side by side: runs of one letter would otherwise wait for their own last increment.
-        std::array<std::array<std::uint32_t, 256>, 4> found{};
-        std::int64_t i = 0;
-        for (; i + 4 <= size; i += 4) {
-            for (std::size_t k = 0; k < 4; ++k) ++found[k][from[i + static_cast<std::int64_t>(k)]];
-        }
-        for (; i < size; ++i) ++found[0][from[i]];
-        for (std::size_t b = 0; b < 256; ++b) {
-            for (const auto& one : found) counts[b] += one[b];
-        }
-    };
-#ifdef NUCEL_AVX2
-    static const bool has_avx2 = __builtin_cpu_supports("avx2");
-    if (has_avx2) {
-        constexpr std::int64_t block = 255 * 32;
-        while (n >= 32) {
-            const std::int64_t size = std::min(n / 32 * 32, block);
-            if (!count_common_avx2(in, size, counts)) one_by_one(in, size);
-            in += size;
-            n -= size;
-        }
-        for (; n > 0; --n) ++counts[*in++];
-        return;
-    }
-#endif
-    // In pieces that 32 bits can count.
-    constexpr std::int64_t piece = std::int64_t{1} << 30;
-    for (; n > 0; in += std::min(n, piece), n -= std::min(n, piece)) one_by_one(in, std::min(n, piece));
-}
 
 // One record as a .fai index has it: `length` bases from byte `offset` on, `line_bases` to a line of `line_width`
 // bytes. `header` is the byte of its '>', `end` the byte behind its last base.
@@ -236,16 +65,32 @@ struct Contig {
     }
 };
 
-// Letters are told apart by up to eight classes, whatever they mean to the caller.
-using ClassCounts = std::array<std::int64_t, 8>;
+// Classes of bases, as bits, since a base can be in several. They are defined only here; `_nucel` exports them. Which
+// bytes are in which class is up to the caller's table: the alphabet is not known here.
+enum BaseClass : std::uint8_t {
+    gc = 1,       // G or C
+    masked = 2,   // in lower case, as repeats are written
+    unknown = 4,  // N and every other letter that is not a nucleotide
+};
+
+// Bases of a record in each class.
+struct ClassCounts {
+    std::int64_t gc = 0, masked = 0, unknown = 0;
+
+    // Adds `count` bases whose classes are the bits of `classes`.
+    void add(std::uint8_t classes, std::int64_t count) {
+        if (classes & BaseClass::gc) gc += count;
+        if (classes & BaseClass::masked) masked += count;
+        if (classes & BaseClass::unknown) unknown += count;
+    }
+};
 
 // One FASTA file, checked from end to end, and its records in the order of the file.
 class Fasta {
   public:
-    // Reads every byte. `classes` gives each byte a class below 8. Throws FormatError at the first irregularity. Threads
-    // share the file in pieces of `piece` bytes or bases.
-    Fasta(const std::string& path, const ByteTable& classes, int threads, std::int64_t piece = 1 << 22)
-        : file_(path) {
+    // Reads every byte. `classes` gives each byte its bits of BaseClass. Throws FormatError at the first irregularity.
+    // Threads share the file in pieces of `piece` bytes or bases.
+    Fasta(const std::string& path, const ByteTable& classes, int threads, std::int64_t piece = 1 << 22) : file_(path) {
         const auto headers = find_headers(threads, piece);
         // What was cut short meanwhile reads as zeros, and should not be called a fault of the format.
         try {
@@ -264,7 +109,7 @@ class Fasta {
 
     const std::vector<Record>& records() const { return records_; }
     const std::vector<Contig>& contigs() const { return contigs_; }
-    // Bases of each contig by class.
+    // Bases of each contig in each class.
     const std::vector<ClassCounts>& class_counts() const { return class_counts_; }
     // Bases of the file by byte.
     const ByteCounts& byte_counts() const { return byte_counts_; }
@@ -329,8 +174,9 @@ class Fasta {
         const std::int64_t newline = end_of_line(header, next);
         const std::int64_t text_end = newline > header && data[newline - 1] == '\r' ? newline - 1 : newline;
         if (std::find(data + header, data + text_end, '\r') != data + text_end) {
-            refuse(header, "the header has a carriage return inside; are lines ended by CR alone? They must end with "
-                           "LF or CRLF");
+            refuse(header,
+                   "the header has a carriage return inside; are lines ended by CR alone? They must end with "
+                   "LF or CRLF");
         }
         std::int64_t name = header + 1;
         while (name < text_end && is_space(data[name])) ++name;
@@ -351,8 +197,8 @@ class Fasta {
         record.line_width = line_end - record.offset + 1;
         record.line_bases = record.line_width - 1 - (line_end > record.offset && data[line_end - 1] == '\r' ? 1 : 0);
         if (record.line_bases == 0) refuse(record.offset, "record " + shown(record.name) + " begins with a blank line");
-        record.length = bytes / record.line_width * record.line_bases +
-                        std::min(bytes % record.line_width, record.line_bases);
+        record.length =
+            bytes / record.line_width * record.line_bases + std::min(bytes % record.line_width, record.line_bases);
         return record;
     }
 
@@ -390,8 +236,9 @@ class Fasta {
                 const std::int64_t bad = check_chunk(chunk.contig, chunk.start, chunk.end, found);
                 const std::lock_guard<std::mutex> hold(guard);
                 for (std::size_t b = 0; b < 256; ++b) {
+                    if (found[b] == 0) continue;
                     byte_counts_[b] += found[b];
-                    class_counts_[chunk.contig][classes[static_cast<std::uint8_t>(b)] & 7] += found[b];
+                    class_counts_[chunk.contig].add(classes[static_cast<std::uint8_t>(b)], found[b]);
                 }
                 if (bad >= 0 && bad < first_bad) {
                     first_bad = bad;
@@ -427,8 +274,8 @@ class Fasta {
         if (clean) return -1;
         for (const std::uint8_t* at = from; at < to; ++at) {
             const std::int64_t column = (at - contig.bytes) % width;
-            const bool good = column < contig.line_bases ? belongs_in_line(*at)
-                                                         : *at == (column == width - 1 ? '\n' : '\r');
+            const bool good =
+                column < contig.line_bases ? belongs_in_line(*at) : *at == (column == width - 1 ? '\n' : '\r');
             if (!good) return at - file_.data();
         }
         return to - file_.data() - 1;
@@ -453,90 +300,6 @@ class Fasta {
     std::vector<Contig> contigs_;
     std::vector<ClassCounts> class_counts_;
     ByteCounts byte_counts_{};
-};
-
-// The contigs of one or several files, numbered through.
-class Genome {
-  public:
-    explicit Genome(std::vector<std::shared_ptr<const Fasta>> files) : files_(std::move(files)) {
-        for (const auto& file : files_) {
-            contigs_.insert(contigs_.end(), file->contigs().begin(), file->contigs().end());
-            contigs_end_.push_back(static_cast<std::int64_t>(contigs_.size()));
-        }
-    }
-
-    // The contig, once it is certain that it has the bases [start, start + count).
-    const Contig& at(std::int64_t contig, std::int64_t start, std::int64_t count) const {
-        if (contig < 0 || contig >= static_cast<std::int64_t>(contigs_.size())) {
-            throw std::out_of_range("contig " + std::to_string(contig) + " of " + std::to_string(contigs_.size()));
-        }
-        const Contig& found = contigs_[static_cast<std::size_t>(contig)];
-        if (start < 0 || count < 0 || count > found.length || start > found.length - count) {
-            throw std::out_of_range(std::to_string(count) + " bases from " + std::to_string(start) + " on, of contig " +
-                                    std::to_string(contig) + ", which has " + std::to_string(found.length));
-        }
-        return found;
-    }
-
-    void fetch(std::int64_t contig, std::int64_t start, std::int64_t end, const ByteTable& table, bool reverse,
-               std::uint8_t* out) const {
-        const Contig& source = at(contig, start, end - start);
-        if (reverse) out += end - start;
-        source.for_each_line(start, end, [&](const std::uint8_t* line, std::int64_t count) {
-            if (reverse) {
-                out -= count;
-                table.translate<true>(line, count, out);
-            } else {
-                table.translate<false>(line, count, out);
-                out += count;
-            }
-        });
-        const auto number = static_cast<std::int32_t>(contig);
-        require_unchanged(&number, 1);
-    }
-
-    // totals[i] = sum of table[byte] over the `count` bases from start[i] on.
-    void sum(const std::int32_t* contig, const std::int64_t* start, std::int64_t n, std::int64_t count,
-             const ByteTable& table, int threads, std::int64_t* totals) const {
-        constexpr std::int64_t per_task = 512;
-        for_each_task((n + per_task - 1) / per_task, threads, [&](std::int64_t task) {
-            for (std::int64_t i = task * per_task; i < std::min(n, (task + 1) * per_task); ++i) {
-                const Contig& source = at(contig[i], start[i], count);
-                std::int64_t total = 0;
-                source.for_each_line(start[i], start[i] + count, [&](const std::uint8_t* line, std::int64_t bases) {
-                    // Values first and their sum afterwards: the compiler has vectors for either, but not for both.
-                    std::array<std::uint8_t, 1024> values;
-                    while (bases > 0) {
-                        const std::int64_t some = std::min<std::int64_t>(bases, values.size());
-                        table.translate<false>(line, some, values.data());
-                        std::int64_t part = 0;
-                        for (std::int64_t k = 0; k < some; ++k) part += values[static_cast<std::size_t>(k)];
-                        total += part;
-                        line += some;
-                        bases -= some;
-                    }
-                });
-                totals[i] = total;
-            }
-        });
-        require_unchanged(contig, n);
-    }
-
-    // To be asked after reading from these contigs, before the result is handed on: throws if their files changed.
-    void require_unchanged(const std::int32_t* contig, std::int64_t n) const {
-        std::vector<bool> asked(files_.size());
-        for (std::int64_t i = 0; i < n; ++i) {
-            const auto file = std::upper_bound(contigs_end_.begin(), contigs_end_.end(), contig[i]);
-            const auto f = static_cast<std::size_t>(file - contigs_end_.begin());
-            if (!asked[f]) files_[f]->require_unchanged();
-            asked[f] = true;
-        }
-    }
-
-  private:
-    std::vector<std::shared_ptr<const Fasta>> files_;
-    std::vector<Contig> contigs_;
-    std::vector<std::int64_t> contigs_end_;  // of each file
 };
 
 }  // namespace nucel

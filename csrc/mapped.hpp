@@ -35,14 +35,14 @@ struct WatchedMapping {
     WatchedMapping* next = nullptr;
 
     static inline std::atomic<WatchedMapping*> first{nullptr};
-    static inline struct sigaction previous {};
+    static inline struct sigaction previous{};
     static inline std::uintptr_t page_size = 0;
 
     static WatchedMapping* take() {
         static std::once_flag once;
         std::call_once(once, [] {
             page_size = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-            struct sigaction action {};
+            struct sigaction action{};
             action.sa_sigaction = &on_bus_error;
             action.sa_flags = SA_SIGINFO | SA_ONSTACK;
             ::sigaction(SIGBUS, &action, &previous);
@@ -92,7 +92,7 @@ class MappedFile {
     explicit MappedFile(std::string path) : path_(std::move(path)) {
         const int descriptor = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
         if (descriptor < 0) throw std::system_error(errno, std::generic_category(), "open");
-        struct stat status {};
+        struct stat status{};
         int error = ::fstat(descriptor, &status) == 0 ? 0 : errno;
         if (error == 0) {
             size_ = status.st_size;
@@ -132,7 +132,7 @@ class MappedFile {
     // the place of this one is found as well. Which inode it is does not matter: a copy with the same time and size,
     // as two processes make it that unpack one file at once, is as good, and the mapping shows the old one anyway.
     void require_unchanged() const {
-        struct stat now {};
+        struct stat now{};
         if (::stat(path_.c_str(), &now) == 0 && now.st_size == size_ && now.st_mtim.tv_sec == changed_.tv_sec &&
             now.st_mtim.tv_nsec == changed_.tv_nsec && !(watched_ && watched_->broken)) {
             return;
@@ -145,7 +145,7 @@ class MappedFile {
     std::string path_;
     const std::uint8_t* data_ = nullptr;
     std::int64_t size_ = 0;
-    struct timespec changed_ {};
+    struct timespec changed_{};
     WatchedMapping* watched_ = nullptr;
 };
 

@@ -1,11 +1,7 @@
 // Rows of token windows as a pure function of (seed, row number).
 //
-// Randomness is counter-based: nothing is stored, so any row can be computed at any time, in any order, by any thread.
-//
-//   mix(x)         the 64-bit finaliser of SplitMix64 (Steele, Lea and Flood 2014; Stafford's variant 13): a bijection
-//                  in which each input bit flips each output bit with probability close to one half
-//   draw(key, x)   mix(key + golden * (x + 1)) : the x-th number of the SplitMix64 stream that starts at `key`
-//   key            draw(draw(mix(seed), purpose), epoch), so each purpose and epoch has a stream of its own
+// Randomness is counter-based (random.hpp): nothing is stored, so any row can be computed at any time, in any order, by
+// any thread.
 //
 // Row g of all rows ever drawn belongs to epoch g / n and shows window order(g % n), where `order` is a bijection of
 // [0, n) that depends on (seed, epoch): every epoch visits every window once, without a list of n numbers in memory.
@@ -17,70 +13,41 @@
 // follows. With one group, a pass is an epoch, and order' would only shuffle what `order` has shuffled.
 #pragma once
 
-#include "fasta.hpp"
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "bytes.hpp"
+#include "genome.hpp"
+#include "random.hpp"
+#include "threads.hpp"
 
 namespace nucel {
 
-inline std::uint64_t mix(std::uint64_t x) {
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-
-inline std::uint64_t draw(std::uint64_t key, std::uint64_t x) { return mix(key + 0x9e3779b97f4a7c15u * (x + 1)); }
-
-enum class Purpose : std::uint64_t { order, crop, strand, pass };
-
-inline std::uint64_t stream_key(std::uint64_t seed, Purpose purpose, std::uint64_t epoch) {
-    return draw(draw(mix(seed), static_cast<std::uint64_t>(purpose)), epoch);
-}
-
-// A keyed bijection of [0, n) in constant memory: a balanced Feistel network on the smallest even number of bits that
-// holds n, walked along its cycle until it comes back into [0, n) (Black and Rogaway 2002). The walk takes fewer than
-// four steps on average, but for tiny n: there the network keeps 6 bits, since with halves of one bit it would reach
-// few of the orders.
-class Permutation {
-  public:
-    Permutation(std::uint64_t n, std::uint64_t key) : n_(n) {
-        while (half_bits_ < 32 && (n - 1) >> (2 * half_bits_) != 0) ++half_bits_;
-        for (std::size_t r = 0; r < round_keys_.size(); ++r) round_keys_[r] = draw(key, r);
-    }
-
-    std::uint64_t operator()(std::uint64_t x) const {
-        do x = network(x);
-        while (x >= n_);
-        return x;
-    }
-
-  private:
-    std::uint64_t network(std::uint64_t x) const {
-        const std::uint64_t mask = (std::uint64_t{1} << half_bits_) - 1;
-        std::uint64_t left = x >> half_bits_;
-        std::uint64_t right = x & mask;
-        for (const std::uint64_t key : round_keys_) {
-            const std::uint64_t next = left ^ (mix(right + key) & mask);
-            left = right;
-            right = next;
-        }
-        return left << half_bits_ | right;
-    }
-
-    std::uint64_t n_;
-    int half_bits_ = 3;
-    std::array<std::uint64_t, 6> round_keys_{};
+// Consecutive windows that are drawn equally often: `rows` rows of each epoch show `windows` windows.
+struct Group {
+    std::int64_t windows, rows;
 };
 
-// Windows that all have `window_bp` bases: window i starts at base start[i] of contig contig[i]. Borrowed.
+// Windows that all have `window_bp` bases: window i starts at base start[i] of contig contig[i]. Both arrays are
+// borrowed. The groups follow each other in the list of windows, and cover it; none is empty, and each has rows.
 struct WindowList {
     const std::int32_t* contig;
     const std::int64_t* start;
     std::int64_t size;
     std::int64_t window_bp;
+    std::vector<Group> groups;
 };
 
-// Consecutive windows that are drawn equally often: `rows` rows of each epoch show `windows` windows.
-struct Group {
-    std::int64_t windows, rows;
+// How a row is drawn from its window, and written: `first_token`, then the tokens of `context` - 1 bases. `forward` and
+// `reverse` give the token of a letter and of its complement.
+struct RowOptions {
+    std::int64_t context;
+    std::uint64_t seed;
+    bool both_strands;
+    ByteTable forward, reverse;
+    std::uint8_t first_token;
 };
 
 // What a batch consists of. `tokens` has `context` values a row; the other three describe the row's bases.
@@ -93,16 +60,12 @@ struct Rows {
 
 class Sampler {
   public:
-    // The groups follow each other in the list of windows, and cover it; none is empty, and each has rows.
-    // `forward` and `reverse` give the token of a letter and of its complement; `first_token` opens every row.
-    Sampler(const Genome& genome, WindowList windows, std::vector<Group> groups, std::int64_t context,
-            std::uint64_t seed, bool both_strands, const ByteTable& forward, const ByteTable& reverse,
-            std::uint8_t first_token)
-        : genome_(genome), windows_(windows), groups_(std::move(groups)), context_(context), seed_(seed),
-          both_strands_(both_strands), forward_(forward), reverse_(reverse), first_token_(first_token) {
+    // The genome is borrowed. A row's bases must fit into a window: context - 1 lies in [1, window_bp].
+    Sampler(const Genome& genome, WindowList windows, const RowOptions& options)
+        : genome_(genome), windows_(std::move(windows)), options_(options) {
         std::int64_t rows = 0;
         std::int64_t first = 0;
-        for (const Group& group : groups_) {
+        for (const Group& group : windows_.groups) {
             rows_end_.push_back(rows += group.rows);
             first_window_.push_back(first);
             first += group.windows;
@@ -113,7 +76,7 @@ class Sampler {
     void fill(std::int64_t first_row, std::int64_t count, int threads, const Rows& out) const {
         // Starting a thread costs as much as filling some hundred kilobytes, so a small batch is better off with one.
         constexpr std::int64_t bytes_per_task = 1 << 19;
-        const std::int64_t per_task = std::max<std::int64_t>(1, bytes_per_task / context_);
+        const std::int64_t per_task = std::max<std::int64_t>(1, bytes_per_task / options_.context);
         for_each_task((count + per_task - 1) / per_task, threads, [&](std::int64_t task) {
             const std::int64_t begin = task * per_task;
             fill_some(first_row, begin, std::min(count, begin + per_task), out);
@@ -124,18 +87,18 @@ class Sampler {
   private:
     void fill_some(std::int64_t first_row, std::int64_t begin, std::int64_t end, const Rows& out) const {
         choose(first_row, begin, end, out);
-        const std::int64_t bases = context_ - 1;
+        const std::int64_t bases = options_.context - 1;
         std::vector<std::uint8_t> letters(static_cast<std::size_t>(bases));
         for (std::int64_t row = begin; row < end; ++row) {
             if (row + prefetch_rows < end) prefetch(out, row + prefetch_rows);
             const Contig& contig = genome_.at(out.contig[row], out.start[row], bases);
             contig.read(out.start[row], out.start[row] + bases, letters.data());
-            std::uint8_t* tokens = out.tokens + row * context_;
-            tokens[0] = first_token_;
+            std::uint8_t* tokens = out.tokens + row * options_.context;
+            tokens[0] = options_.first_token;
             if (out.strand[row] > 0) {
-                forward_.translate<false>(letters.data(), bases, tokens + 1);
+                options_.forward.translate<false>(letters.data(), bases, tokens + 1);
             } else {
-                reverse_.translate<true>(letters.data(), bases, tokens + 1);
+                options_.reverse.translate<true>(letters.data(), bases, tokens + 1);
             }
         }
     }
@@ -143,20 +106,20 @@ class Sampler {
     // Window, crop and strand of the rows [begin, end).
     void choose(std::int64_t first_row, std::int64_t begin, std::int64_t end, const Rows& out) const {
         const auto n = static_cast<std::uint64_t>(rows_end_.back());
-        const auto offsets = static_cast<std::uint64_t>(windows_.window_bp - (context_ - 1) + 1);
+        const auto offsets = static_cast<std::uint64_t>(windows_.window_bp - (options_.context - 1) + 1);
         for (std::int64_t row = begin; row < end;) {
             const auto global = static_cast<std::uint64_t>(first_row + row);
             const std::uint64_t epoch = global / n;
-            const Permutation order(n, stream_key(seed_, Purpose::order, epoch));
+            const Permutation order(n, stream_key(options_.seed, Purpose::order, epoch));
             Visit visit = visit_in_pass(epoch);
             for (std::uint64_t index = global % n; index < n && row < end; ++index, ++row) {
                 visit.window = order(index);
-                if (groups_.size() > 1) visit = visit_of_group(epoch, visit.window);
+                if (windows_.groups.size() > 1) visit = visit_of_group(epoch, visit.window);
                 // Multiply and shift maps 64 random bits to [0, offsets) with a bias below 2^-40 for any real window.
                 const auto product = static_cast<unsigned __int128>(draw(visit.crop, visit.window)) * offsets;
                 out.contig[row] = windows_.contig[visit.window];
                 out.start[row] = windows_.start[visit.window] + static_cast<std::int64_t>(product >> 64);
-                out.strand[row] = both_strands_ && draw(visit.strand, visit.window) >> 63 ? -1 : 1;
+                out.strand[row] = options_.both_strands && draw(visit.strand, visit.window) >> 63 ? -1 : 1;
             }
         }
     }
@@ -167,27 +130,27 @@ class Sampler {
     };
 
     Visit visit_in_pass(std::uint64_t pass) const {
-        return {0, stream_key(seed_, Purpose::crop, pass), stream_key(seed_, Purpose::strand, pass)};
+        return {0, stream_key(options_.seed, Purpose::crop, pass), stream_key(options_.seed, Purpose::strand, pass)};
     }
 
     // What the row at place `place` of an epoch's rows shows, the rows of the first group being the first, and so on.
     Visit visit_of_group(std::uint64_t epoch, std::uint64_t place) const {
         const auto found = std::upper_bound(rows_end_.begin(), rows_end_.end(), static_cast<std::int64_t>(place));
         const auto g = static_cast<std::size_t>(found - rows_end_.begin());
-        const auto rows = static_cast<std::uint64_t>(groups_[g].rows);
-        const auto windows = static_cast<std::uint64_t>(groups_[g].windows);
+        const auto rows = static_cast<std::uint64_t>(windows_.groups[g].rows);
+        const auto windows = static_cast<std::uint64_t>(windows_.groups[g].windows);
         const std::uint64_t i = epoch * rows + (place - (static_cast<std::uint64_t>(rows_end_[g]) - rows));
         Visit visit = visit_in_pass(i / windows);
-        const Permutation order(windows, draw(stream_key(seed_, Purpose::pass, i / windows), g));
+        const Permutation order(windows, draw(stream_key(options_.seed, Purpose::pass, i / windows), g));
         visit.window = static_cast<std::uint64_t>(first_window_[g]) + order(i % windows);
         return visit;
     }
 
     // Rows lie anywhere in the genome, so each would begin with a wait for memory.
     void prefetch(const Rows& out, std::int64_t row) const {
-        const Contig& contig = genome_.at(out.contig[row], out.start[row], context_ - 1);
+        const Contig& contig = genome_.at(out.contig[row], out.start[row], options_.context - 1);
         const std::uint8_t* at = contig.address(out.start[row]);
-        const std::uint8_t* end = contig.address(out.start[row] + context_ - 2);
+        const std::uint8_t* end = contig.address(out.start[row] + options_.context - 2);
         for (; at <= end; at += 64) __builtin_prefetch(at);
     }
 
@@ -195,14 +158,9 @@ class Sampler {
 
     const Genome& genome_;
     WindowList windows_;
-    std::vector<Group> groups_;
+    RowOptions options_;
     std::vector<std::int64_t> rows_end_;      // of each group, in an epoch
     std::vector<std::int64_t> first_window_;  // of each group
-    std::int64_t context_;
-    std::uint64_t seed_;
-    bool both_strands_;
-    ByteTable forward_, reverse_;
-    std::uint8_t first_token_;
 };
 
 }  // namespace nucel

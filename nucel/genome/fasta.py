@@ -25,8 +25,8 @@ IS_UNKNOWN = (nucleotide.ENCODE == nucleotide.UNK).astype(np.uint8)
 _LETTERS = np.frombuffer(string.ascii_letters.encode(), np.uint8)
 _NUCLEOTIDES = np.frombuffer(b"ACGTUNacgtun", np.uint8)
 SUFFIXES = (".fa", ".fasta", ".fna", ".fas", ".ffn", ".fsa")
-# What the reader counts for each contig: a class for each byte, made of three bits.
-_GC, _MASKED, _UNKNOWN = 1, 2, 4
+# What the reader counts for each contig: the classes of each byte, bits that csrc/fasta.hpp defines.
+_GC, _MASKED, _UNKNOWN = _nucel.GC, _nucel.MASKED, _nucel.UNKNOWN
 _CLASS = (_UNKNOWN * IS_UNKNOWN).astype(np.uint8)
 _CLASS[np.frombuffer(string.ascii_lowercase.encode(), np.uint8)] |= _MASKED
 _CLASS[np.frombuffer(b"GCgc", np.uint8)] |= _GC
@@ -85,11 +85,9 @@ class Genome:
         records = [len(file.names) for file in opened]
         self.source: np.ndarray = np.repeat(np.array([i for i, _ in found], np.int32), records)
         self.file: np.ndarray = np.repeat(np.arange(len(found), dtype=np.int32), records)
-        classes = np.concatenate([file.native.class_counts for file in opened])
-        number = np.arange(classes.shape[1])
-        self.gc_bp, self.masked_bp, self.unknown_bp = (
-            classes[:, number & bit > 0].sum(axis=1) for bit in (_GC, _MASKED, _UNKNOWN)
-        )
+        self.gc_bp: np.ndarray = np.concatenate([file.native.gc_bp for file in opened])
+        self.masked_bp: np.ndarray = np.concatenate([file.native.masked_bp for file in opened])
+        self.unknown_bp: np.ndarray = np.concatenate([file.native.unknown_bp for file in opened])
         for array in (
             self.lengths, self.byte_counts, self.source, self.file, self.gc_bp, self.masked_bp, self.unknown_bp,
         ):  # fmt: skip

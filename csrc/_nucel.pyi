@@ -1,0 +1,111 @@
+"""FASTA bytes to token windows. Use it through nucel.genome, which checks and explains."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: str
+
+# The classes of bases, bits that a table of 256 bytes adds up.
+GC: Final[int]
+MASKED: Final[int]
+UNKNOWN: Final[int]
+
+class FormatError(ValueError):
+    """The file is not a regular FASTA; the message names record and line."""
+
+class Fasta:
+    """A mapped FASTA file that was checked."""
+
+    def __init__(self, path: bytes, classes: NDArray[np.uint8], threads: int) -> None:
+        """Reads every byte; ``classes``, uint8 (256,), gives each byte the sum of its classes.
+
+        Raises:
+            FormatError: not a regular FASTA.
+            OSError: it cannot be read, or was changed meanwhile.
+        """
+    @property
+    def names(self) -> list[bytes]:
+        """First word of each header, n of them."""
+    @property
+    def entries(self) -> NDArray[np.int64]:
+        """As in a .fai index, int64 (n, 4): length, offset, line_bases, line_width."""
+    @property
+    def gc_bp(self) -> NDArray[np.int64]:
+        """Bases of each record in class GC, int64 (n,)."""
+    @property
+    def masked_bp(self) -> NDArray[np.int64]:
+        """Bases of each record in class MASKED, int64 (n,)."""
+    @property
+    def unknown_bp(self) -> NDArray[np.int64]:
+        """Bases of each record in class UNKNOWN, int64 (n,)."""
+    @property
+    def byte_counts(self) -> NDArray[np.int64]:
+        """Bases of the file by byte, int64 (256,)."""
+    def header_line(self, record: int) -> int:
+        """1-based number of the line with a record's header."""
+    def require_unchanged(self) -> None:
+        """Raises OSError if the file is not what it was when opened."""
+
+class Genome:
+    """The contigs of several files, numbered through."""
+
+    def __init__(self, files: Sequence[Fasta]) -> None: ...
+    def fetch(self, contig: int, start: int, end: int, table: NDArray[np.uint8], reverse: bool) -> NDArray[np.uint8]:
+        """table[letter] of the bases [start, end), read backwards on demand; uint8 (end - start,).
+
+        Raises:
+            IndexError: the contig does not have these bases.
+            OSError: its file was changed.
+        """
+    def sum(
+        self, contig: NDArray[np.int32], start: NDArray[np.int64], count: int, table: NDArray[np.uint8], threads: int
+    ) -> NDArray[np.int64]:
+        """Sums of table[letter] over ``count`` bases from each start, int64 (n,).
+
+        Raises:
+            IndexError: a contig does not have these bases.
+            OSError: a file was changed.
+        """
+
+class Sampler:
+    """Rows as a pure function of (seed, row number)."""
+
+    def __init__(
+        self,
+        genome: Genome,
+        contig: NDArray[np.int32],
+        start: NDArray[np.int64],
+        groups: NDArray[np.int64],
+        window_bp: int,
+        context: int,
+        seed: int,
+        both_strands: bool,
+        forward: NDArray[np.uint8],
+        reverse: NDArray[np.uint8],
+        first_token: int,
+    ) -> None:
+        """Draws from windows of ``window_bp`` bases; window i begins at base start[i] of contig contig[i].
+
+        ``contig`` and ``start``, (n,), are not copied, and must not be changed. ``groups``, (g, 2), has the windows and
+        the rows of an epoch for each group. ``forward`` and ``reverse``, (256,), give the token of a letter and of its
+        complement; ``first_token`` opens every row.
+
+        Raises:
+            ValueError: arrays whose shapes do not fit, groups that do not cover the windows, or a context below 2 or
+                of more bases than a window has.
+        """
+    def rows(
+        self, first_row: int, count: int, threads: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.int64], NDArray[np.int8]]:
+        """Tokens (count, context), contig, start and strand (count,) of the rows from ``first_row`` on.
+
+        Raises:
+            IndexError: a window is not inside its contig.
+            OSError: a file was changed.
+        """
+
+def permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order of n windows in an epoch, int64 (n,)."""
