@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from .model.networks import Classifier
 from .runtime import cli, environment
 from .runtime.cli import console, progress_bar
 from .runtime.device import DeviceOptions, choose_precision
-from .runtime.errors import ConfigError, FitError
+from .runtime.errors import ConfigError
 from .runtime.files import finite, write_text
 from .tasks.classifier import HeadOptions, make_classifier
 from .tasks.fit import Fit, FitOptions, fit, seed_figures
@@ -132,14 +131,9 @@ def _plot(config: FinetuneConfig, task: Task, outcome: Outcome) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: parse, fine-tune, print the summary."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    typed = shlex.join(["python", "-m", "nucel.finetune", *arguments])
-    return cli.run(
-        lambda: finetune(tyro.cli(FinetuneConfig, prog="python -m nucel.finetune", args=arguments), typed),
-        console,
-        FitError,
-    )
+    """Fine-tune as the command line says; returns the exit status."""
+    typed = cli.command_line("finetune", arguments)
+    return cli.run("finetune", FinetuneConfig, lambda config: finetune(config, typed), arguments)
 
 
 if __name__ == "__main__":

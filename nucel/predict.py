@@ -17,7 +17,6 @@ import tyro
 from .genome.sequences import InputOptions, read_sequences
 from .model.hub import load_classifier
 from .runtime import cli
-from .runtime.cli import console
 from .runtime.device import DeviceOptions, choose_precision
 from .runtime.errors import ConfigError
 from .runtime.files import finite, write_text
@@ -86,10 +85,8 @@ def predict_file(config: PredictConfig) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: parse, predict, print the summary."""
-    return cli.run(
-        lambda: predict_file(tyro.cli(PredictConfig, prog="python -m nucel.predict", args=arguments)), console
-    )
+    """Predict as the command line says; returns the exit status."""
+    return cli.run("predict", PredictConfig, predict_file, arguments)
 
 
 if __name__ == "__main__":

@@ -15,19 +15,13 @@ from __future__ import annotations
 
 import sys
 
-import tyro
-
 from .runtime import cli
-from .runtime.cli import console
-from .runtime.errors import FitError
 from .suites.runner import SuiteConfig, run_suite
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: parse, run what is missing, print the summary."""
-    return cli.run(
-        lambda: run_suite(tyro.cli(SuiteConfig, prog="python -m nucel.suite", args=arguments)), console, FitError
-    )
+    """Run what is missing of the suite as the command line says; returns the exit status."""
+    return cli.run("suite", SuiteConfig, run_suite, arguments)
 
 
 if __name__ == "__main__":

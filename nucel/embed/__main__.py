@@ -92,8 +92,8 @@ def embed_file(config: EmbedConfig) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: parse, embed, print the summary."""
-    return cli.run(lambda: embed_file(tyro.cli(EmbedConfig, prog="python -m nucel.embed", args=arguments)), console)
+    """Embed as the command line says; returns the exit status."""
+    return cli.run("embed", EmbedConfig, embed_file, arguments)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -18,7 +18,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from . import GenomeError
+from ..runtime import cli
+from ..runtime.errors import GenomeError
 from .fasta import Genome
 from .sampler import WindowSampler
 from .windows import WindowOptions, Windows
@@ -103,17 +104,17 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
+def show(options: Survey) -> dict[str, Any]:
+    """Print the table of the files; returns what a program wants to know of them."""
+    if not options.genome:
+        raise GenomeError("give at least one FASTA file")
+    Console(width=None if sys.stdout.isatty() else 120).print(survey(options))
+    return {"genome": [str(path) for path in options.genome]}
+
+
 def main(arguments: list[str] | None = None) -> int:
-    options = tyro.cli(Survey, prog="python -m nucel.genome", args=arguments)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    try:
-        if not options.genome:
-            raise GenomeError("give at least one FASTA file")
-        console.print(survey(options))
-    except (ValueError, OSError) as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
-        return 2
-    return 0
+    """Show what the command line asks for; returns the exit status."""
+    return cli.run("genome", Survey, show, arguments)
 
 
 if __name__ == "__main__":

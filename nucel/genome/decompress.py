@@ -20,7 +20,7 @@ from isal.isal_zlib import error as _reader_error
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..runtime.cli import announce
+from ..runtime.cli import note
 from ..runtime.errors import GenomeError
 
 COPY_SUFFIX = ".nucel.fa"
@@ -128,9 +128,9 @@ def plain_copy(source: Path, cache: Path) -> Path:
     _require_end(source, before.st_size)
     target = beside if _is_writable(source.parent) else cached
     because = "" if target == beside else f" ({source.parent} cannot be written to)"
-    announce(f"decompressing {source} to {target} once{because}")
+    note(f"decompressing {source} to {target} once{because}")
     if _reader is gzip:
-        announce("with Python's gzip, which takes three times as long as isal: 'pip install isal'")
+        note("with Python's gzip, which takes three times as long as isal: 'pip install isal'")
     with _replacing(target, like=source) as file:
         for piece in _gunzip(source, show_progress=before.st_size > _LONG_BYTES):
             file.write(piece)

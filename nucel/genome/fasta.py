@@ -13,7 +13,7 @@ from pathlib import Path
 import _nucel
 import numpy as np
 
-from ..runtime.cli import announce
+from ..runtime.cli import note
 from ..runtime.environment import available_cpus
 from ..runtime.errors import GenomeError
 from ..tokenizers import nucleotide
@@ -220,7 +220,7 @@ def _open_fasta(source: Path, cache: Path) -> _OpenFasta:
             f"give a nucleotide FASTA"
         )
     if wrong := _wrong_entry(source, list(names), native.entries) or wrong_block_index(source):
-        announce(f"{wrong} Nothing here reads it, but other tools do: 'samtools faidx {source}' makes it new")
+        note(f"{wrong} Nothing here reads it, but other tools do: 'samtools faidx {source}' makes it new")
     return _OpenFasta(source, fasta, list(names), native)
 
 

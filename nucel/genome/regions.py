@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..runtime.cli import announce
+from ..runtime.cli import note
 from ..runtime.errors import GenomeError
 from .decompress import is_gzip
 from .fasta import Genome
@@ -122,7 +122,7 @@ def _read_bed(genome: Genome, bed: Path) -> Stretches:
         some = f"; its contigs are {', '.join(list(unknown)[:5])}" if unknown else ""
         raise GenomeError(f"{bed} has no region on the genome's contigs, {', '.join(genome.contigs[:5])}{some}")
     if unknown:
-        announce(
+        note(
             f"{bed}: skipping regions on {len(unknown)} contigs that are not there: {', '.join(list(unknown)[:5])}"
         )
     return Stretches(*np.array(rows, np.int64).T)

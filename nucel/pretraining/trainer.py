@@ -24,7 +24,7 @@ from ..objectives.electra import Electra
 from ..objectives.mlm import MaskedLM
 from ..runs import card, checkpoint, directory, log
 from ..runtime import environment, files
-from ..runtime.cli import console
+from ..runtime.cli import console, note
 from ..runtime.device import DTYPES, Precision, choose_precision
 from ..runtime.distributed import ALONE, World
 from ..runtime.errors import CheckpointError, ConfigError
@@ -67,10 +67,6 @@ def _require_unused(run: Path, advice: str) -> None:
         raise CheckpointError(f"{run} is a file; give a directory")
     if not directory.is_unused(run):
         raise CheckpointError(f"{run} is not empty; {advice}")
-
-
-def _announce(message: str) -> None:
-    console.print(f"note: {message}", style="yellow", soft_wrap=True, markup=False)
 
 
 def open_genome(config: TrainConfig, run: Path) -> Genome:
@@ -234,7 +230,7 @@ def train(config: TrainConfig, command: str = "nucel.train", place: World = ALON
     precision = choose_precision(config.device, config.dtype)
     log.require(config.track)
     run = place.from_first(choose_directory(config) if place.speaks else None)
-    with directory.locked(run, _announce) if place.speaks else contextlib.nullcontext():
+    with directory.locked(run, note) if place.speaks else contextlib.nullcontext():
         return _train(config, command, precision, run, place)
 
 
@@ -259,7 +255,7 @@ def _train(config: TrainConfig, command: str, precision: Precision, run: Path, p
         )
     if place.speaks:
         for warning in warnings:
-            _announce(warning)
+            note(warning)
         checkpoint.rewind(run, first)
         banner(config, setup, precision, place, run)
         if resumed:

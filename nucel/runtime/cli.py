@@ -1,67 +1,97 @@
-"""What the command lines share: the console, the progress bar, and how a verb ends."""
+"""What the command lines share: how a verb runs and ends, the console, notes, and the progress bar.
+
+Text for people goes to stderr. The last line on stdout is one JSON object, for programs.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
+import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .errors import FitError
 
-def run(verb: Callable[[], dict[str, Any]], console: Console, *refusals: type[Exception]) -> int:
-    """Carry out a verb; its summary is one JSON object on the last line of stdout.
-
-    Args:
-        refusals: what is told as a reason and not as a traceback, besides OSError and ValueError (ConfigError,
-            InputError, GenomeError and HubError are ValueErrors).
-
-    Returns:
-        the exit status: 0, or 2 for what was refused.
-    """
-    try:
-        summary = verb()
-    except (ValueError, OSError, *refusals) as error:
-        console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
-        return 2
-    print(json.dumps(summary))
-    return 0
-
+Config = TypeVar("Config")
 
 console = Console(stderr=True, highlight=False)
 
 
+# ---- a verb ----------------------------------------------------------------------------------------------------------
+
+
+def run(
+    verb: str,
+    config: type[Config],
+    function: Callable[[Config], dict[str, Any]],
+    arguments: list[str] | None = None,
+) -> int:
+    """Parse the arguments into the verb's configuration, call its function, and print the summary it returns.
+
+    Args:
+        verb: as in ``python -m nucel.VERB``.
+        arguments: by default the process's own.
+
+    Returns:
+        the exit status: 0, or 2 where the input or a setting was refused, with the reason on stderr.
+    """
+    try:
+        summary = function(tyro.cli(config, prog=f"python -m nucel.{verb}", args=arguments))
+    except (ValueError, OSError, FitError) as error:  # our own errors are ValueErrors or FitErrors
+        return fail(error)
+    print(json.dumps(summary))
+    return 0
+
+
+def fail(error: Exception | str, status: int = 2) -> int:
+    """Print the reason why a verb ends; returns the exit status."""
+    console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
+    return status
+
+
+def command_line(verb: str, arguments: list[str] | None = None) -> str:
+    """The command as a shell takes it; `arguments` are by default the process's own."""
+    return shlex.join(["python", "-m", f"nucel.{verb}", *(sys.argv[1:] if arguments is None else arguments)])
+
+
+def note(message: str) -> None:
+    """Tell what a user should know and need not act on."""
+    console.print(f"note: {message}", style="yellow", soft_wrap=True, markup=False)
+
+
+# ---- progress --------------------------------------------------------------------------------------------------------
+
+
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
-    """A bar that is called with the step, the number of steps, and a line of text."""
-    columns = (BarColumn(bar_width=10), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
+    """A bar that is called with what is done, how much there is in all, and a line of text."""
+    text = TextColumn("{task.fields[text]}", markup=False)
+    columns = (BarColumn(bar_width=10), MofNCompleteColumn(), text, TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
-        shown = progress.add_task("", total=None, text="")
-        yield lambda step, steps, text: progress.update(shown, completed=step, total=steps, text=text)
-
-
-def announce(message: str) -> None:
-    print(f"nucel: {message}", file=sys.stderr, flush=True)
+        task = progress.add_task("", total=None, text="")
+        yield lambda completed, total, text: progress.update(task, completed=completed, total=total, text=text)
 
 
 @contextlib.contextmanager
 def counting(total: int, what: str | None) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr that is called with how many more are done, and shows how many that is a second."""
+    """A bar that is called with how many more are done, and shows how many that is per second; none without `what`."""
     if what is None:
         yield lambda done: None
         return
-    columns = (BarColumn(bar_width=10), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True, highlight=False)) as bar:
-        task = bar.add_task("", total=total, rate=what)
-        started = time.perf_counter()
+    with progress_bar() as show:
+        completed, started = 0, time.perf_counter()
+        show(0, total, what)
 
         def count(done: int) -> None:
-            bar.advance(task, done)
-            rate = bar.tasks[0].completed / (time.perf_counter() - started)
-            bar.update(task, rate=f"{what}, {rate:,.0f}/s")
+            nonlocal completed
+            completed += done
+            show(completed, total, f"{what}, {completed / (time.perf_counter() - started):,.0f}/s")
 
         yield count
