@@ -2,9 +2,10 @@
 
     python examples/finetune_csv.py [FOLDER]
 
-Takes less than a minute on two CPU cores and needs no data; only scikit-learn beyond the core (`pip install '.[eval]'`). The
-sequences are generated: those of class 1 hold a TATA box in each dozen bases. The model is pre-trained for a few steps only,
-so this shows the way, not what pre-training brings; `python -m nucel.suite` compares a model with its controls.
+Takes less than a minute on two idle CPU cores, and needs no data. It needs scikit-learn: pip install '.[eval]'.
+
+The sequences are generated: those of class 1 hold a TATA box in every dozen bases. The model is pre-trained for a few
+steps only, so this shows how to fine-tune, not what pre-training gains. `python -m nucel.suite` measures that.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python examples/pretrain_and_embed.py [FOLDER]
 
-Takes less than a minute on two CPU cores and needs no data. For a real genome, replace the generated FASTA with yours and
-the preset `debug` with `small` (CPU) or `base` (GPU), without the flags that make this run short.
+Takes less than a minute on two idle CPU cores, and needs no data. For a real genome, replace the generated FASTA with
+yours and the preset `debug` with `small` (CPU) or `base` (GPU), without the flags that make this run short.
 """
 
 from __future__ import annotations
