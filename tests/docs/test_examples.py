@@ -1,0 +1,45 @@
+"""The scripts of examples/ run as they stand, and show what their docstrings say."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def output_of(script: str, folder: Path) -> str:
+    """What a script prints on stdout; it imports the package that the tests import."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return subprocess.run(
+        [sys.executable, REPOSITORY / "examples" / script, folder],
+        check=True, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True,
+    ).stdout  # fmt: skip
+
+
+@pytest.mark.slow
+def test_pretrain_and_embed_tells_islands_from_background(tmp_path):
+    output = output_of("pretrain_and_embed.py", tmp_path)
+    assert "embeddings (8, 128)" in output
+    alike, unlike = (float(value) for value in re.findall(r"cosine similarity.*: (-?[\d.]+)", output))
+    assert alike > 0.5 > unlike
+    assert (tmp_path / "run" / "discriminator" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_finetune_csv_learns_the_motif(tmp_path):
+    pytest.importorskip("sklearn")
+    output = output_of("finetune_csv.py", tmp_path)
+    ((correct, rows),) = re.findall(r"test table: (\d+) of (\d+) correct", output)
+    assert int(rows) == 100 and int(correct) > 75
+    assert len((tmp_path / "new.tsv").read_text().splitlines()) == 6
+
+
+def test_every_example_is_tested():
+    tested = set(re.findall(r'output_of\("(\w+\.py)"', Path(__file__).read_text(encoding="utf-8")))
+    assert tested == {path.name for path in REPOSITORY.glob("examples/*.py")}
