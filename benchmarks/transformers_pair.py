@@ -1,4 +1,4 @@
-"""The training step of `nucel.step` built from transformers' ModernBERT, and its encoder: whom we are compared with."""
+"""The pair and its loss built from transformers' ModernBERT, and its encoder: what we are compared with."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class TransformersPair(nn.Module):
         proposals = propose(output.logits.gather(1, picked), self.config.temperature, seed, rows, masked.positions)
         corrupted = corrupt(tokens, masked, proposals)
         logits = self.discriminator(input_ids=corrupted.tokens.long()).logits.squeeze(-1)
-        judged = F.binary_cross_entropy_with_logits(logits, corrupted.original.to(logits.dtype))
-        return output.loss + self.config.discriminator_weight * judged
+        rtd = F.binary_cross_entropy_with_logits(logits, corrupted.original.to(logits.dtype))
+        return output.loss + self.config.discriminator_weight * rtd
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """The discriminator's encoder."""

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from finetune_data import split_splice, write_unlabelled
 
+from benchmarks.experiments.finetune_data import split_splice, write_unlabelled
 from nucel import vocab
 from nucel.genome import Genome
 from nucel.suite import find_tasks

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from planted import planted_rows, write_task
-from readme_results import BEGIN, END, with_results
 
+from benchmarks.gpu.readme_results import BEGIN, END, with_results
 from nucel import demo
 
 REPOSITORY = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def test_results_of_a_gpu_round_replace_those_before(tmp_path):
 
 
 def test_an_empty_results_folder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="run benchmarks/gpu_round"):
+    with pytest.raises(ValueError, match="run benchmarks/gpu/round"):
         with_results(README, tmp_path)
 
 

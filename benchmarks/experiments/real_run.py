@@ -1,12 +1,12 @@
 """Replaced-token detection against masked-language modelling at equal compute, on a folder of real genomes.
 
-    python benchmarks/real_run.py GENOMES --out DIR --minutes 4 [--preset base] [--hold-out 'streptococcus*' ...]
+    python -m benchmarks.experiments.real_run GENOMES --out DIR [--minutes 4] [--preset base] [--hold-out GLOB ...]
 
 Both objectives train an encoder of the same size on the same windows with the same settings, and each gets as many
 steps as the same number of floating-point operations pays for: what `--minutes` of the pair take on this machine, by a
-dry run. Whole files are held out, so that the figures are those of genera that were never seen. curves.png shows both
-runs; summary.json holds their figures. `python -m nucel.suite` with `--models pretrained=DIR/electra mlm=DIR/mlm` says
-which encoder is the more useful.
+dry run. Whole files are held out, so that the losses are those of genera that were never seen. curves.png shows both
+runs; summary.json holds their summaries. `python -m nucel.suite` with `--models pretrained=DIR/electra mlm=DIR/mlm`
+says which encoder is the more useful.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the fine-tuning experiments need besides the tables of GUE, from the folder of real data.
 
-python benchmarks/finetune_data.py $NUCEL_DATA OUT
+python -m benchmarks.experiments.finetune_data $NUCEL_DATA OUT
 
 OUT/tasks/splice/    UCI splice junctions (EI, IE, N) as train, dev and test: 80, 10 and 10 % of the distinct
                      sequences, drawn once; a sequence that occurs again is left out
