@@ -1,4 +1,4 @@
-"""`pytest benchmarks --benchmark-only`: a table for each kind of work, with rates, in place of pytest-benchmark's own.
+"""`pytest benchmarks --benchmark-only`: a table for each kind of work, with rates, instead of pytest-benchmark's own.
 
 pytest-benchmark's table is wider than a terminal and has no column for tokens/s. Its options for saving and comparing
 (--benchmark-json, --benchmark-compare, ...) work as ever; with -v its table is printed as well.
