@@ -1,26 +1,26 @@
 """Attention beside what PyTorch offers: milliseconds, useful TFLOP/s, share of the floor, MiB.
 
-    python benchmarks/bench_attention.py --out DIR [--seconds 240]      the full table, on a GPU
+    python -m benchmarks.bench_attention --out DIR [--seconds 240]      the full table, on a GPU
     pytest benchmarks/bench_attention.py --benchmark-only               a small part of it, on a CPU
 
 Ours takes the packed projection and rotates it. The others get q and k already rotated, heads first and contiguous:
-what the rotation and the copies would cost them is not charged to them. Each is compared with the reference in fp32
-before it is timed, and is not timed if it is wrong.
+what the rotation and the copies would cost them is not charged to them. Each is checked before it is timed, and is not
+timed if it is wrong.
 """
 
 from __future__ import annotations
 
 import inspect
-import time
+import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
-from gpu_table import main, peak_mib
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.table import Expected, Row, Table, gpu_milliseconds, gpu_table, measured, peak_mib
 from nucel.kernels import reference
 from nucel.kernels.attention import attention, flops, visible_pairs
 
@@ -44,8 +44,8 @@ CEILINGS = {"H200": Ceilings(4.3e12, 790e12, 16 * 132 * 1.84e9)}
 """Measured on an H200: a device copy, a bf16 product of 8192^3; 16 exponentials per clock and multiprocessor."""
 
 
-class Case(NamedTuple):
-    """Inputs of one row of the table."""
+class Problem(NamedTuple):
+    """One call of attention and the gradient that comes back."""
 
     qkv: Tensor
     cos: Tensor
@@ -54,11 +54,13 @@ class Case(NamedTuple):
     grad_out: Tensor
 
     @classmethod
-    def draw(cls, batch: int, positions: int, heads: int, width: int, radius: int | None, dtype, device) -> Case:
+    def draw(cls, shape: tuple[int, int, int, int], radius: int | None, dtype: torch.dtype, device: str) -> Problem:
+        """Standard normal qkv and grad_out for shape (B, T, H, D)."""
         torch.manual_seed(0)
+        batch, positions, heads, width = shape
         angle = torch.arange(positions)[:, None] * 10_000 ** -(torch.arange(0, width, 2) / width)
         qkv = torch.randn((batch, positions, 3, heads, width), dtype=dtype, device=device)
-        grad_out = torch.randn((batch, positions, heads, width), dtype=dtype, device=device)
+        grad_out = torch.randn(shape, dtype=dtype, device=device)
         return cls(qkv, angle.cos().to(device), angle.sin().to(device), radius, grad_out)
 
     def heads_first(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,6 +69,17 @@ class Case(NamedTuple):
         q, k, v = self.qkv.detach().unbind(2)
         parts = (reference.rotate(q, cos, sin), reference.rotate(k, cos, sin), v)
         return tuple(x.transpose(1, 2).contiguous().requires_grad_() for x in parts)
+
+    def mask(self) -> Tensor | None:
+        """bool (T, T), true where attention is local and a query sees a key; None where it is global."""
+        if self.radius is None:
+            return None
+        i = torch.arange(self.qkv.shape[1], device=self.qkv.device)
+        return (i[:, None] - i).abs() <= self.radius
+
+    def work(self, backward: bool) -> int:
+        """Useful operations of forward, or of forward + backward."""
+        return sum(flops(self.qkv.shape, self.radius, part) for part in ((False, True) if backward else (False,)))
 
     def floor_ms(self, backward: bool) -> float | None:
         """Forward, or forward + backward: the slowest of memory, matrix units and exponentials, overlapped perfectly.
@@ -91,97 +104,105 @@ class Case(NamedTuple):
         return 1e3 * (seconds(False) + (seconds(True) if backward else 0))
 
 
-class Contender(NamedTuple):
+# ---- implementations -------------------------------------------------------------------------------------------------
+
+
+class Implementation(NamedTuple):
     """A way to compute attention: inputs that take gradients, and the output (B, T, H, D) as a function of them."""
 
     inputs: tuple[Tensor, ...]
     forward: Callable[..., Tensor]
 
 
-# ---- contenders ------------------------------------------------------------------------------------------------------
+def nucel(problem: Problem) -> Implementation:
+    _, cos, sin, radius, _ = problem
+    return Implementation((problem.qkv.detach().requires_grad_(),), lambda qkv: attention(qkv, cos, sin, radius))
 
 
-def nucel(case: Case) -> Contender:
-    return Contender((case.qkv.detach().requires_grad_(),), lambda qkv: attention(qkv, case.cos, case.sin, case.radius))
+def in_reference(problem: Problem) -> Implementation:
+    _, cos, sin, radius, _ = problem
 
-
-def in_reference(case: Case) -> Contender:
     class Reference(torch.autograd.Function):
         @staticmethod
         def forward(ctx, qkv):
-            out, lse = reference.attention_forward(qkv, case.cos, case.sin, case.radius, None)
+            out, lse = reference.attention_forward(qkv, cos, sin, radius, None)
             ctx.save_for_backward(qkv, out, lse)
             return out
 
         @staticmethod
         def backward(ctx, grad_out):
             qkv, out, lse = ctx.saved_tensors
-            return reference.attention_backward(grad_out, qkv, case.cos, case.sin, out, lse, case.radius, None)
+            return reference.attention_backward(grad_out, qkv, cos, sin, out, lse, radius, None)
 
-    return Contender((case.qkv.detach().requires_grad_(),), Reference.apply)
-
-
-def band_mask(case: Case) -> Tensor | None:
-    """bool (T, T), or None for global attention."""
-    if case.radius is None:
-        return None
-    i = torch.arange(case.qkv.shape[1], device=case.qkv.device)
-    return (i[:, None] - i).abs() <= case.radius
+    return Implementation((problem.qkv.detach().requires_grad_(),), Reference.apply)
 
 
-def sdpa(case: Case) -> Contender:
-    mask = band_mask(case)
-    return Contender(
-        case.heads_first(), lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+def plain(problem: Problem) -> Implementation:
+    """The definition, T x T scores in the dtype of the inputs; it says how exact the others must be."""
+    mask = problem.mask()
+
+    def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = (q * q.shape[-1] ** -0.5) @ k.mT
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -math.inf)
+        return (scores.softmax(-1) @ v).transpose(1, 2)
+
+    return Implementation(problem.heads_first(), forward)
+
+
+def sdpa(problem: Problem) -> Implementation:
+    mask = problem.mask()
+    return Implementation(
+        problem.heads_first(), lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
     )
 
 
-def sdpa_with(backend: str) -> Callable[[Case], Contender]:
-    def make(case: Case) -> Contender:
+def sdpa_with(backend: str) -> Callable[[Problem], Implementation]:
+    def make(problem: Problem) -> Implementation:
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
-        inputs, forward = sdpa(case)
+        inputs, forward = sdpa(problem)
 
         def forced(*inputs: Tensor) -> Tensor:
             with sdpa_kernel(getattr(SDPBackend, backend)):
                 return forward(*inputs)
 
-        return Contender(inputs, forced)
+        return Implementation(inputs, forced)
 
     return make
 
 
-def flex(case: Case) -> Contender:
+def flex(problem: Problem) -> Implementation:
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    positions, mask = case.qkv.shape[1], None
-    if (radius := case.radius) is not None:
+    positions, mask = problem.qkv.shape[1], None
+    if (radius := problem.radius) is not None:
         mask = create_block_mask(
-            lambda b, h, i, j: (i - j).abs() <= radius, None, None, positions, positions, device=case.qkv.device
+            lambda b, h, i, j: (i - j).abs() <= radius, None, None, positions, positions, device=problem.qkv.device
         )
     compiled = torch.compile(flex_attention, dynamic=False)
-    return Contender(case.heads_first(), lambda q, k, v: compiled(q, k, v, block_mask=mask).transpose(1, 2))
+    return Implementation(problem.heads_first(), lambda q, k, v: compiled(q, k, v, block_mask=mask).transpose(1, 2))
 
 
-def varlen(case: Case) -> Contender:
+def varlen(problem: Problem) -> Implementation:
     from torch.nn.attention.varlen import varlen_attn
 
-    if case.radius is not None and "window_size" not in inspect.signature(varlen_attn).parameters:
-        raise RuntimeError("varlen_attn of this torch has no window")
-    batch, positions = case.qkv.shape[:2]
-    starts = torch.arange(batch + 1, dtype=torch.int32, device=case.qkv.device) * positions
-    window = {} if case.radius is None else {"window_size": (case.radius, case.radius)}
-    inputs = tuple(x.detach().transpose(1, 2).contiguous().requires_grad_() for x in case.heads_first())
+    if problem.radius is not None and "window_size" not in inspect.signature(varlen_attn).parameters:
+        raise RuntimeError("varlen_attn of this torch is never local")
+    batch, positions = problem.qkv.shape[:2]
+    starts = torch.arange(batch + 1, dtype=torch.int32, device=problem.qkv.device) * positions
+    local = {} if problem.radius is None else {"window_size": (problem.radius, problem.radius)}
+    inputs = tuple(x.detach().transpose(1, 2).contiguous().requires_grad_() for x in problem.heads_first())
 
     def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         packed = (x.flatten(0, 1) for x in (q, k, v))
-        out = varlen_attn(*packed, starts, starts, positions, positions, **window)
+        out = varlen_attn(*packed, starts, starts, positions, positions, **local)
         return out.unflatten(0, (batch, positions))
 
-    return Contender(inputs, forward)
+    return Implementation(inputs, forward)
 
 
-CONTENDERS: dict[str, Callable[[Case], Contender]] = {
+IMPLEMENTATIONS: dict[str, Callable[[Problem], Implementation]] = {
     "nucel": nucel,
     "SDPA flash": sdpa_with("FLASH_ATTENTION"),
     "SDPA cuDNN": sdpa_with("CUDNN_ATTENTION"),
@@ -192,151 +213,114 @@ CONTENDERS: dict[str, Callable[[Case], Contender]] = {
 }
 
 
-# ---- is it right -----------------------------------------------------------------------------------------------------
+# ---- right before timed ----------------------------------------------------------------------------------------------
 
 
-def assert_right(name: str, make: Callable[[Case], Contender], case: Case) -> None:
-    """Output and gradients of the first row within a few roundings of the reference in fp32.
+def rotated(grad_qkv: Tensor, problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of rotated q, rotated k and v in fp64, each (B, T, H, D), from that of qkv: rotations keep lengths."""
+    dq, dk, dv = grad_qkv.double().unbind(2)
+    cos, sin = problem.cos.double(), problem.sin.double()
+    return reference.rotate(dq, cos, sin), reference.rotate(dk, cos, sin), dv
 
-    Raises:
-        AssertionError: it is wrong, and must not be timed.
-    """
-    part = case._replace(qkv=case.qkv[:1], grad_out=case.grad_out[:1])
-    inputs, forward = make(part)
+
+def first_row(problem: Problem) -> Problem:
+    return problem._replace(qkv=problem.qkv[:1], grad_out=problem.grad_out[:1])
+
+
+def results(make: Callable[[Problem], Implementation], problem: Problem) -> tuple[Tensor, ...]:
+    """Output and gradients of rotated q, rotated k and v of the first row, each (1, T, H, D)."""
+    problem = first_row(problem)
+    inputs, forward = make(problem)
     out = forward(*inputs)
-    grads = torch.autograd.grad(out, inputs, part.grad_out)
+    grads = torch.autograd.grad(out, inputs, problem.grad_out)
+    if len(grads) == 1:
+        return out, *rotated(grads[0], problem)
+    heads_first = grads[0].shape != out.shape
+    return out, *(grad.transpose(1, 2) if heads_first else grad for grad in grads)
 
-    qkv, cos, sin = part.qkv.float(), part.cos, part.sin
-    expected, lse = reference.attention_forward(qkv, cos, sin, part.radius, None)
-    grad_qkv = reference.attention_backward(part.grad_out.float(), qkv, cos, sin, expected, lse, part.radius, None)
-    pairs = [(out, expected)]
-    if len(inputs) == 1:
-        pairs.append((grads[0], grad_qkv))
-    else:
-        # Rotation keeps lengths, so what came back for rotated q and k is compared by its norm; v is not rotated.
-        heads_first = grads[0].shape[1] == part.qkv.shape[3]
-        dq, dk, dv = (g.transpose(1, 2) if heads_first else g for g in grads)
-        pairs += [(x.float().norm(dim=-1), grad_qkv[:, :, i].norm(dim=-1)) for i, x in enumerate((dq, dk))]
-        pairs.append((dv, grad_qkv[:, :, 2]))
-    for ours, truth in pairs:
-        error = (ours.float() - truth).abs().max().item()
-        allowed = 16 * torch.finfo(case.qkv.dtype).eps * truth.abs().max().item()
-        assert error <= allowed, f"{name} is wrong: error {error:.2e}, allowed {allowed:.2e}"
+
+def expected(problem: Problem) -> Expected:
+    row = first_row(problem)
+    qkv, cos, sin, radius, grad_out = (x.double() if isinstance(x, Tensor) else x for x in row)
+    out, lse = reference.attention_forward(qkv, cos, sin, radius, None)
+    grad_qkv = reference.attention_backward(grad_out, qkv, cos, sin, out, lse, radius, None)
+    return Expected.beside((out, *rotated(grad_qkv, row)), results(plain, problem), problem.qkv.dtype)
 
 
 # ---- the table, on a GPU ---------------------------------------------------------------------------------------------
 
 
-def milliseconds(call: Callable[[], Any]) -> float:
-    from triton.testing import do_bench
+def measure(name: str, problem: Problem, right: Expected) -> Row:
+    """Milliseconds, TFLOP/s, shares of the floor and MiB of one implementation."""
+    make = IMPLEMENTATIONS[name]
+    right.check(name, results(make, problem))
+    inputs, forward = make(problem)
 
-    return do_bench(call, warmup=20, rep=60, return_mode="median")
+    def both() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(forward(*inputs), inputs, problem.grad_out)
 
-
-def measure(name: str, case: Case) -> dict[str, Any]:
-    """Milliseconds and MiB of one contender, or the reason why there are none."""
-    make = CONTENDERS[name]
-    try:
-        assert_right(name, make, case)
-        inputs, forward = make(case)
-
-        def both() -> tuple[Tensor, ...]:
-            return torch.autograd.grad(forward(*inputs), inputs, case.grad_out)
-
-        with torch.no_grad():
-            forward_ms = milliseconds(lambda: forward(*inputs))
-        both_ms = milliseconds(both)
-        return {"forward_ms": forward_ms, "both_ms": both_ms, "both_mib": peak_mib(both)}
-    except (RuntimeError, ImportError, AssertionError, ValueError, TypeError) as reason:
-        torch.cuda.empty_cache()
-        return {"reason": f"{type(reason).__name__}: {reason}".splitlines()[0][:160]}
+    with torch.no_grad():
+        times = {"forward": gpu_milliseconds(lambda: forward(*inputs))}
+    times["both"] = gpu_milliseconds(both)
+    row: Row = {"both_mib": peak_mib(both)}
+    for part, ms in times.items():
+        floor = problem.floor_ms(backward=part == "both")
+        row[f"{part}_ms"], row[f"{part}_tflops"] = ms, problem.work(backward=part == "both") / ms / 1e9
+        row[f"{part}_floor_share"] = None if floor is None else floor / ms
+    return row
 
 
-def cases() -> Iterator[tuple[int, int, int, int | None]]:
-    """Rows of the table, the model's own first: a round that runs out of time has what matters most."""
+def rows() -> Iterator[Row]:
+    """The model's own shapes first: a round that runs out of time has what matters most."""
     for positions in POSITIONS:
         for heads, width in HEADS_AND_WIDTHS:
             for radius in (RADIUS, None):
-                yield positions, heads, width, radius
+                shape = (TOKENS // positions, positions, heads, width)
+                problem = Problem.draw(shape, radius, torch.bfloat16, "cuda")
+                right = expected(problem)
+                kind = "global" if radius is None else f"local, radius {radius}"
+                for name in IMPLEMENTATIONS:
+                    if name == "reference" and positions > 1024:
+                        continue
+                    labels = {"T": positions, "H x D": f"{heads} x {width}", "attention": kind, "implementation": name}
+                    yield measured(labels, lambda n=name, p=problem, r=right: measure(n, p, r))
+                del problem, right
+                torch.cuda.empty_cache()
 
 
-def table(seconds: float, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    import triton
-
-    start = time.monotonic()
-    result: dict[str, Any] = {
-        "gpu": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-        "dtype": "bfloat16",
-        "tokens": TOKENS,
-        "rows": [],
-    }
-    for positions, heads, width, radius in cases():
-        case = Case.draw(TOKENS // positions, positions, heads, width, radius, torch.bfloat16, "cuda")
-        for name in CONTENDERS:
-            if time.monotonic() - start > seconds:
-                result["unfinished"] = f"stopped after {seconds:.0f} s"
-                return result
-            if name == "reference" and positions > 1024:
-                continue
-            row = {"positions": positions, "heads": heads, "width": width, "radius": radius, "contender": name}
-            row |= measure(name, case)
-            if "forward_ms" in row:
-                work = flops(case.qkv.shape, radius)
-                both = work + flops(case.qkv.shape, radius, backward=True)
-                row["forward_tflops"] = work / row["forward_ms"] / 1e9
-                row["both_tflops"] = both / row["both_ms"] / 1e9
-                for part, ms in (("forward", row["forward_ms"]), ("both", row["both_ms"])):
-                    floor = case.floor_ms(backward=part == "both")
-                    row[f"{part}_floor_share"] = None if floor is None else floor / ms
-            result["rows"].append(row)
-            save(result)
-        del case
-        torch.cuda.empty_cache()
-    return result
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """The table for a README, one row per contender."""
-    columns = {
-        "forward_ms": "forward ms", "both_ms": "forward + backward ms", "both_tflops": "TFLOP/s",
-        "both_floor_share": "share of floor", "both_mib": "MiB",
-    }  # fmt: skip
-    lines = [
-        f"{result['gpu']}, torch {result['torch']}, Triton {result['triton']}, {result['dtype']}, "
-        f"{result['tokens']:,} tokens; the others without rotation and copies.",
-        "",
-        "| T | heads | window | who | " + " | ".join(columns.values()) + " |",
-        "|" + " --- |" * (4 + len(columns)),
-    ]
-    for row in result["rows"]:
-        window = "global" if row["radius"] is None else f"+-{row['radius']}"
-        cells = [str(row["positions"]), f"{row['heads']} x {row['width']}", window, row["contender"]]
-        if "reason" in row:
-            cells += [row["reason"].replace("|", "/")] + [""] * (len(columns) - 1)
-        else:
-            digits = {"both_floor_share": 2, "both_tflops": 0, "both_mib": 0}
-            values = {column: row[column] for column in columns}
-            cells += ["" if x is None else f"{x:.{digits.get(column, 3)}f}" for column, x in values.items()]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+TABLE = Table(
+    facts={"dtype": "bf16", "tokens": TOKENS},
+    labels=("T", "H x D", "attention", "implementation"),
+    values={
+        "forward_ms": ("forward ms", ".3f"),
+        "both_ms": ("forward + backward ms", ".3f"),
+        "both_tflops": ("TFLOP/s", ".0f"),
+        "both_floor_share": ("share of floor", ".2f"),
+        "both_mib": ("MiB", ".0f"),
+    },
+    note=f"bf16, {TOKENS:,} tokens; the others without rotation and copies.",
+)
 
 
 # ---- a small part, on a CPU ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("radius", [RADIUS, None], ids=["local", "global"])
-@pytest.mark.parametrize("contender", [nucel, sdpa], ids=["nucel", "SDPA"])
-def test_attention_on_a_cpu(benchmark, contender, radius):
+@pytest.mark.parametrize("name", ["nucel", "SDPA"])
+def test_attention_on_a_cpu(timed, name, radius):
     """One window of 1024 and eight heads of 32, fp32, forward and backward."""
-    case = Case.draw(1, 1024, 8, 32, radius, torch.float32, "cpu")
-    assert_right(contender.__name__, contender, case)
-    inputs, forward = contender(case)
-    benchmark.pedantic(lambda: torch.autograd.grad(forward(*inputs), inputs, case.grad_out), rounds=15, warmup_rounds=2)
-    work = flops(case.qkv.shape, radius) + flops(case.qkv.shape, radius, backward=True)
-    benchmark.extra_info["useful GFLOP/s"] = round(work / benchmark.stats.stats.median / 1e9, 1)
+    problem = Problem.draw((1, 1024, 8, 32), radius, torch.float32, "cpu")
+    make = {"nucel": nucel, "SDPA": sdpa}[name]
+    expected(problem).check(name, results(make, problem))
+    inputs, forward = make(problem)
+    timed(
+        f"attention, {'global' if radius is None else 'local'}, 1 x 1024, 8 x 32, fp32, both ways",
+        name,
+        lambda: torch.autograd.grad(forward(*inputs), inputs, problem.grad_out),
+        rounds=15,
+        amounts={"tokens": 1024, "GFLOP": problem.work(backward=True) / 1e9},
+    )
 
 
 if __name__ == "__main__":
-    main("attention", __doc__.splitlines()[0], table, markdown)
+    gpu_table(__doc__, "attention", TABLE, rows)

@@ -1,25 +1,24 @@
 """RTD loss beside the chain of PyTorch's functions that it fuses: milliseconds, GB/s, share of the floor, MiB.
 
-    python benchmarks/bench_rtd_loss.py --out DIR [--seconds 20]        the full table, on a GPU
+    python -m benchmarks.bench_rtd_loss --out DIR [--seconds 20]        the full table, on a GPU
     pytest benchmarks/bench_rtd_loss.py --benchmark-only                a small part of it, on a CPU
 
 The chain runs as a training step would run it, under autocast. Bytes are the useful ones: dense is read once forward
-and once backward, and its gradient written once. Each contender is compared with the reference in fp32 before it is
-timed, and is not timed if it is wrong.
+and once backward, and its gradient written once. Each implementation is checked before it is timed, and is not timed
+if it is wrong.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import pytest
 import torch
-from gpu_table import main, peak_mib
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.table import Expected, Row, Table, gpu_milliseconds, gpu_table, measured, peak_mib
 from nucel.kernels import reference
 from nucel.kernels.rtd_loss import rtd_loss
 
@@ -31,8 +30,8 @@ COPY_BYTES_PER_S = {"H200": 4.3e12}
 """Measured: a device copy, bytes read and written."""
 
 
-class Case(NamedTuple):
-    """Inputs of one row of the table; the parameters are fp32, whatever dense is."""
+class Problem(NamedTuple):
+    """One call of the loss; the parameters are fp32, whatever dense is."""
 
     dense: Tensor
     norm_weight: Tensor
@@ -41,7 +40,8 @@ class Case(NamedTuple):
     original: Tensor
 
     @classmethod
-    def draw(cls, shape: tuple[int, int, int], dtype: torch.dtype, device: str) -> Case:
+    def draw(cls, shape: tuple[int, int, int], dtype: torch.dtype, device: str) -> Problem:
+        """Standard normal dense (B, T, C), logits of a few units, nine labels of ten original."""
         torch.manual_seed(0)
         width = shape[-1]
         return cls(
@@ -60,7 +60,7 @@ class Case(NamedTuple):
         return self.dense.numel() * self.dense.element_size() * (3 if backward else 1)
 
 
-# ---- contenders ------------------------------------------------------------------------------------------------------
+# ---- implementations -------------------------------------------------------------------------------------------------
 
 
 def nucel(dense: Tensor, norm_weight: Tensor, weight: Tensor, bias: Tensor, original: Tensor) -> Tensor:
@@ -74,40 +74,40 @@ def eager(dense: Tensor, norm_weight: Tensor, weight: Tensor, bias: Tensor, orig
         return F.binary_cross_entropy_with_logits(logits.float(), original.float())
 
 
-CONTENDERS: dict[str, Callable[..., Tensor]] = {
+IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {
     "nucel": nucel,
     "eager": eager,
     "torch.compile": torch.compile(eager, dynamic=False),
 }
 
 
-# ---- is it right, and what does it keep ------------------------------------------------------------------------------
+# ---- right before timed, and what is kept for the backward pass ------------------------------------------------------
 
 
-def assert_right(name: str, loss_of: Callable[..., Tensor], case: Case) -> None:
-    """Loss and gradients of two windows within a few roundings of the reference in fp32.
+def two_windows(problem: Problem) -> Problem:
+    return problem._replace(dense=problem.dense[:2], original=problem.original[:2])
 
-    Raises:
-        AssertionError: it is wrong, and must not be timed.
-    """
-    part = case._replace(dense=case.dense[:2], original=case.original[:2])
-    leaves = part.leaves()
-    loss = loss_of(*leaves, part.original)
-    found = (loss, *torch.autograd.grad(loss, leaves))
 
-    dense, norm_weight, weight, bias, original = part._replace(dense=part.dense.float())
+def results(loss_of: Callable[..., Tensor], problem: Problem) -> tuple[Tensor, ...]:
+    """Loss and gradients of two windows."""
+    problem = two_windows(problem)
+    leaves = problem.leaves()
+    loss = loss_of(*leaves, problem.original)
+    return loss, *torch.autograd.grad(loss, leaves)
+
+
+def expected(problem: Problem) -> Expected:
+    *inputs, original = two_windows(problem)
+    dense, norm_weight, weight, bias = (x.double() for x in inputs)
     loss, logits = reference.rtd_loss_forward(dense, norm_weight, weight, bias, original, None, EPS)
     one = torch.ones_like(loss)
-    expected = reference.rtd_loss_backward(one, dense, norm_weight, weight, original, logits, None, EPS)
-    for ours, truth in zip(found, (loss, *expected), strict=True):
-        error = (ours.float() - truth).abs().max().item()
-        allowed = 16 * torch.finfo(case.dense.dtype).eps * truth.abs().max().item()
-        assert error <= allowed, f"{name} is wrong: error {error:.2e}, allowed {allowed:.2e}"
+    grads = reference.rtd_loss_backward(one, dense, norm_weight, weight, original, logits, None, EPS)
+    return Expected.beside((loss, *grads), results(eager, problem), problem.dense.dtype)
 
 
-def saved_mib(loss_of: Callable[..., Tensor], case: Case) -> float:
+def saved_mib(loss_of: Callable[..., Tensor], problem: Problem) -> float:
     """What the forward keeps for the backward beyond its own inputs."""
-    leaves = case.leaves()
+    leaves = problem.leaves()
     kept: dict[int, int] = {}
 
     def pack(x: Tensor) -> Tensor:
@@ -115,8 +115,8 @@ def saved_mib(loss_of: Callable[..., Tensor], case: Case) -> float:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        loss = loss_of(*leaves, case.original)
-    for x in (*leaves, case.original, loss):
+        loss = loss_of(*leaves, problem.original)
+    for x in (*leaves, problem.original, loss):
         kept.pop(x.untyped_storage().data_ptr(), None)
     return sum(kept.values()) / 2**20
 
@@ -124,92 +124,70 @@ def saved_mib(loss_of: Callable[..., Tensor], case: Case) -> float:
 # ---- the table, on a GPU ---------------------------------------------------------------------------------------------
 
 
-def measure(name: str, case: Case) -> dict[str, Any]:
-    """Milliseconds, GB/s and MiB of one contender, or the reason why there are none."""
-    from triton.testing import do_bench
-
-    loss_of, leaves = CONTENDERS[name], case.leaves()
+def measure(name: str, problem: Problem, right: Expected) -> Row:
+    """Milliseconds, GB/s, shares of the floor and MiB of one implementation."""
+    loss_of, leaves = IMPLEMENTATIONS[name], problem.leaves()
+    right.check(name, results(loss_of, problem))
 
     def forward() -> Tensor:
         with torch.no_grad():
-            return loss_of(*leaves, case.original)
+            return loss_of(*leaves, problem.original)
 
     def both() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(loss_of(*leaves, case.original), leaves)
+        return torch.autograd.grad(loss_of(*leaves, problem.original), leaves)
 
-    row: dict[str, Any] = {}
-    try:
-        assert_right(name, loss_of, case)
-        for part, call in (("forward", forward), ("both", both)):
-            ms = do_bench(call, warmup=20, rep=60, return_mode="median")
-            moved = case.useful_bytes(backward=part == "both")
-            ceiling = next((c for gpu, c in COPY_BYTES_PER_S.items() if gpu in torch.cuda.get_device_name()), None)
-            row[f"{part}_ms"], row[f"{part}_gb_per_s"] = ms, moved / ms / 1e6
-            row[f"{part}_floor_share"] = None if ceiling is None else 1e3 * moved / ceiling / ms
-        row["saved_mib"], row["peak_mib"] = saved_mib(loss_of, case), peak_mib(both)
-    except (RuntimeError, AssertionError) as reason:
-        torch.cuda.empty_cache()
-        return {"reason": f"{type(reason).__name__}: {reason}".splitlines()[0][:160]}
+    gpu = torch.cuda.get_device_name()
+    ceiling = next((rate for name, rate in COPY_BYTES_PER_S.items() if name in gpu), None)
+    row: Row = {"saved_mib": saved_mib(loss_of, problem), "peak_mib": peak_mib(both)}
+    for part, call in (("forward", forward), ("both", both)):
+        ms, moved = gpu_milliseconds(call), problem.useful_bytes(backward=part == "both")
+        row[f"{part}_ms"], row[f"{part}_gb_per_s"] = ms, moved / ms / 1e6
+        row[f"{part}_floor_share"] = None if ceiling is None else 1e3 * moved / ceiling / ms
     return row
 
 
-def table(seconds: float, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    import triton
-
-    start = time.monotonic()
-    result: dict[str, Any] = {
-        "gpu": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-        "dtype": "bfloat16",
-        "rows": [],
-    }
+def rows() -> Iterator[Row]:
     for shape in SHAPES:
-        case = Case.draw(shape, torch.bfloat16, "cuda")
-        for name in CONTENDERS:
-            if time.monotonic() - start > seconds:
-                return result | {"unfinished": f"stopped after {seconds:.0f} s"}
-            result["rows"].append({"shape": shape, "contender": name} | measure(name, case))
-            save(result)
-    return result
+        problem = Problem.draw(shape, torch.bfloat16, "cuda")
+        right = expected(problem)
+        for name in IMPLEMENTATIONS:
+            labels = {"B x T x C": " x ".join(map(str, shape)), "implementation": name}
+            yield measured(labels, lambda n=name, p=problem, r=right: measure(n, p, r))
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """The table for a README, one row per contender."""
-    columns = {
-        "forward_ms": ("forward ms", 3), "both_ms": ("forward + backward ms", 3), "both_gb_per_s": ("GB/s", 0),
-        "both_floor_share": ("share of floor", 2), "saved_mib": ("MiB saved", 1), "peak_mib": ("MiB peak", 0),
-    }  # fmt: skip
-    lines = [
-        f"{result['gpu']}, torch {result['torch']}, Triton {result['triton']}, {result['dtype']}.",
-        "",
-        "| B x T x C | who | " + " | ".join(title for title, _ in columns.values()) + " |",
-        "|" + " --- |" * (2 + len(columns)),
-    ]
-    for row in result["rows"]:
-        if "reason" in row:
-            cells: Iterable[str] = [row["reason"].replace("|", "/")] + [""] * (len(columns) - 1)
-        else:
-            cells = ["" if row[x] is None else f"{row[x]:.{digits}f}" for x, (_, digits) in columns.items()]
-        lines.append("| " + " | ".join([" x ".join(map(str, row["shape"])), row["contender"], *cells]) + " |")
-    return "\n".join(lines)
+TABLE = Table(
+    facts={"dtype": "bf16"},
+    labels=("B x T x C", "implementation"),
+    values={
+        "forward_ms": ("forward ms", ".3f"),
+        "both_ms": ("forward + backward ms", ".3f"),
+        "both_gb_per_s": ("GB/s", ".0f"),
+        "both_floor_share": ("share of floor", ".2f"),
+        "saved_mib": ("MiB saved", ".1f"),
+        "peak_mib": ("MiB peak", ".0f"),
+    },
+    note="bf16.",
+)
 
 
 # ---- a small part, on a CPU ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("contender", [nucel, eager], ids=["nucel", "eager"])
-def test_rtd_loss_on_a_cpu(benchmark, contender):
+@pytest.mark.parametrize("name", ["nucel", "eager"])
+def test_rtd_loss_on_a_cpu(timed, name):
     """Four windows of 1024, fp32, forward and backward."""
-    case = Case.draw((4, 1024, 256), torch.float32, "cpu")
-    assert_right(contender.__name__, contender, case)
-    leaves = case.leaves()
-    benchmark.pedantic(
-        lambda: torch.autograd.grad(contender(*leaves, case.original), leaves), rounds=15, warmup_rounds=2
+    problem = Problem.draw((4, 1024, 256), torch.float32, "cpu")
+    loss_of = IMPLEMENTATIONS[name]
+    expected(problem).check(name, results(loss_of, problem))
+    leaves = problem.leaves()
+    timed(
+        "RTD loss, 4 x 1024, C 256, fp32, both ways",
+        name,
+        lambda: torch.autograd.grad(loss_of(*leaves, problem.original), leaves),
+        rounds=15,
+        amounts={"tokens": 4 * 1024, "GB": problem.useful_bytes(backward=True) / 1e9},
     )
-    benchmark.extra_info["useful GB/s"] = round(case.useful_bytes(True) / benchmark.stats.stats.median / 1e9, 2)
-    benchmark.extra_info["MiB saved"] = round(saved_mib(contender, case), 2)
 
 
 if __name__ == "__main__":
-    main("rtd_loss", __doc__.splitlines()[0], table, markdown)
+    gpu_table(__doc__, "rtd_loss", TABLE, rows)

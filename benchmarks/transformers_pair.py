@@ -1,4 +1,4 @@
-"""The training step of `nucel.step` built from transformers' ModernBERT, and its encoder: whom we are compared with."""
+"""The pair and its loss built from transformers' ModernBERT, and its encoder: what we are compared with."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import tempfile
 from pathlib import Path
 
 import torch
-from nucel.electra import Electra, corrupt, mask, propose
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nucel import hub
+from nucel.model import hub
+from nucel.objectives.electra import Electra, corrupt, propose
+from nucel.objectives.masking import mask
 
 
 class TransformersPair(nn.Module):
@@ -43,8 +44,8 @@ class TransformersPair(nn.Module):
         proposals = propose(output.logits.gather(1, picked), self.config.temperature, seed, rows, masked.positions)
         corrupted = corrupt(tokens, masked, proposals)
         logits = self.discriminator(input_ids=corrupted.tokens.long()).logits.squeeze(-1)
-        judged = F.binary_cross_entropy_with_logits(logits, corrupted.original.to(logits.dtype))
-        return output.loss + self.config.discriminator_weight * judged
+        rtd = F.binary_cross_entropy_with_logits(logits, corrupted.original.to(logits.dtype))
+        return output.loss + self.config.discriminator_weight * rtd
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """The discriminator's encoder."""

@@ -1,10 +1,10 @@
 """Tiles, warps and pipeline stages of every kernel, and where kernels' outputs are allocated.
 
 Fixed by a table and not searched for at run time: a first step takes no minutes, and a result cannot depend on which
-candidate won that day. The table is arithmetic, not yet a measurement; ``benchmarks/tune_tiles.py`` prints one that is
-measured. What decided:
+candidate won that day. The table is arithmetic, not yet a measurement; ``benchmarks/gpu/tune_tiles.py`` prints one
+that is measured. What decided:
 
-- nothing spills to memory, which ``benchmarks/aot_table.py`` shows;
+- nothing spills to memory, which ``benchmarks/gpu/aot_table.py`` shows;
 - a matrix instruction takes 16 rows of a warp (sm_80) or 64 of four (sm_90), so a block has 16 or more per warp;
 - a block of 128 halves what the global kernels read of K and V through the L2 cache: at width 32 and T = 1024 the reads
   with 64 would take longer than the exponentials;

@@ -24,11 +24,10 @@ def table(tmp_path_factory) -> list[dict]:
     folder = tmp_path_factory.mktemp("aot")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(folder / "cache"), "PYTHONPATH": str(REPOSITORY)}
-    script = REPOSITORY / "benchmarks" / "aot_table.py"
     files = {sm: folder / f"{sm}.json" for sm in SHARED_MEMORY_LIMIT}
     runs = [
         subprocess.Popen(
-            [sys.executable, script, "--architectures", str(sm), "--json", file],
+            [sys.executable, "-m", "benchmarks.gpu.aot_table", "--architectures", str(sm), "--json", file],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for sm, file in files.items()

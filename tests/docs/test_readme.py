@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from readme_results import BEGIN, END, with_results
 from support.tiny import planted_rows, write_task
 
+from benchmarks.gpu.readme_results import BEGIN, END, with_results
 from nucel.genome import demo
 
 REPOSITORY = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ def test_results_of_a_gpu_round_replace_those_before(tmp_path):
 
 
 def test_an_empty_results_folder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="run benchmarks/gpu_round"):
+    with pytest.raises(ValueError, match="run benchmarks/gpu/round"):
         with_results(README, tmp_path)
 
 

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from finetune_data import split_splice, write_unlabelled
 
+from benchmarks.experiments.finetune_data import split_splice, write_unlabelled
 from nucel.genome.fasta import Genome
 from nucel.tasks.task import find_tasks, read_task
 from nucel.tokenizers import nucleotide

@@ -1,6 +1,6 @@
-"""Markov models of a run's own data: what its generator's loss is to be compared with.
+"""Markov models of a run's own data: the generator's loss is compared with theirs.
 
-    python benchmarks/markov.py RUN [--genome FILE...]
+    python -m benchmarks.experiments.markov RUN [--genome FILE...]
 
 Fits chains of several orders to the run's training windows (all alike, both strands where the run reads both, add-one
 counts) and prints their cross-entropy per base, in nats, on its held-out windows.
@@ -14,10 +14,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-from nucel.config import WindowOptions
-from nucel.vocab import BASES, reverse_complement
 
-from nucel.genome import Genome, Windows
+from nucel.genome.fasta import Genome
+from nucel.genome.windows import WindowOptions, Windows
+from nucel.tokenizers.nucleotide import BASES, reverse_complement
 
 
 def windows_of(run: Path, files: list[str]) -> tuple[Windows, Windows, bool]:
@@ -37,8 +37,8 @@ def windows_of(run: Path, files: list[str]) -> tuple[Windows, Windows, bool]:
 
 def bases_of(windows: Windows) -> np.ndarray:
     """Tokens uint8 (N, window_bp)."""
-    places = zip(windows.contig.tolist(), windows.start_bp.tolist(), strict=True)
-    return np.stack([windows.genome.fetch(contig, start, start + windows.window_bp) for contig, start in places])
+    starts = zip(windows.contig.tolist(), windows.start_bp.tolist(), strict=True)
+    return np.stack([windows.genome.fetch(contig, start, start + windows.window_bp) for contig, start in starts])
 
 
 def counts_of(tokens: np.ndarray, order: int) -> np.ndarray:

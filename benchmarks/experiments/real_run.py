@@ -1,12 +1,12 @@
 """Replaced-token detection against masked-language modelling at equal compute, on a folder of real genomes.
 
-    python benchmarks/real_run.py GENOMES --out DIR --minutes 4 [--preset base] [--hold-out 'streptococcus*' ...]
+    python -m benchmarks.experiments.real_run GENOMES --out DIR [--minutes 4] [--preset base] [--hold-out GLOB ...]
 
 Both objectives train an encoder of the same size on the same windows with the same settings, and each gets as many
 steps as the same number of floating-point operations pays for: what `--minutes` of the pair take on this machine, by a
-dry run. Whole files are held out, so that the figures are those of genera that were never seen. curves.png shows both
-runs; summary.json holds their figures. `python -m nucel.suite` with `--models pretrained=DIR/electra mlm=DIR/mlm` says
-which encoder is the more useful.
+dry run. Whole files are held out, so that the losses are those of genera that were never seen. curves.png shows both
+runs; summary.json holds their summaries. `python -m nucel.suite` with `--models pretrained=DIR/electra mlm=DIR/mlm`
+says which encoder is the more useful.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nucel.config import PRESETS
-from nucel.cost import training_flops
-from nucel.electra import Electra, MaskedLM
-
-from nucel.genome import Genome
+from nucel.genome.fasta import Genome
+from nucel.objectives.electra import Electra
+from nucel.objectives.mlm import MaskedLM
+from nucel.pretraining.config import PRESETS
+from nucel.pretraining.cost import training_flops
 
 OBJECTIVES = {"electra": Electra, "mlm": MaskedLM}
 WARMUP_SHARE = 0.05

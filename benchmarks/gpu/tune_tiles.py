@@ -1,6 +1,6 @@
 """Time candidate tiles of every attention kernel on this GPU and print the table of `nucel.kernels.tiles`.
 
-    python benchmarks/tune_tiles.py [--widths 32 64 128] [--seconds 300] [--ops band_forward ...]
+    python -m benchmarks.gpu.tune_tiles [--widths 32 64 128] [--seconds 300] [--ops band_forward ...]
 
 Each candidate is timed inside its launcher at the model's shape, all other kernels keeping their tiles. One that does
 not compile, does not fit or does not give what the present tile gives is passed over.
@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 import torch
 import triton
-from triton.testing import do_bench
 
+from benchmarks.table import gpu_milliseconds, machine, machine_line
 from nucel.kernels import attention_triton, tiles
 from nucel.kernels.tiles import Tile
 
@@ -67,7 +67,7 @@ def best(op: str, width: int, deadline: float) -> tuple[Tile, float, float]:
     key, column = (op, tiles.architecture(torch.device("cuda"))), tiles.WIDTHS.index(width)
     present = tiles.TILES[key]
     expected = call()
-    present_ms = fastest_ms = do_bench(call, warmup=10, rep=40, return_mode="median")
+    present_ms = fastest_ms = gpu_milliseconds(call)
     fastest = present[column]
     for tile in candidates(op, fastest):
         if time.monotonic() > deadline:
@@ -75,8 +75,9 @@ def best(op: str, width: int, deadline: float) -> tuple[Tile, float, float]:
             break
         tiles.TILES[key] = (*present[:column], tile, *present[column + 1 :])
         try:
+            # Both round to bf16 (eps 2^-7) after sums in another order, hence a few eps. The tests are stricter.
             torch.testing.assert_close(call(), expected, rtol=0.05, atol=0.05)
-            ms = do_bench(call, warmup=5, rep=20, return_mode="median")
+            ms = gpu_milliseconds(call, rep=20)
         except (triton.CompilationError, triton.runtime.errors.OutOfResources, RuntimeError, AssertionError) as error:
             print(f"# {op}, D = {width}: {tile} passed over, {type(error).__name__}")
             continue
@@ -93,8 +94,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300.0, help="in all, shared equally by ops and widths")
     options = parser.parse_args()
     share = options.seconds / len(options.ops) / len(options.widths)
-    name = torch.cuda.get_device_name()
-    print(f"# {name}, torch {torch.__version__}, Triton {triton.__version__}, bf16, {TOKENS} tokens")
+    if not torch.cuda.is_available():
+        parser.error("tiles are timed on a GPU, and there is none")
+    print(f"# {machine_line(machine(torch.device('cuda')))}; bf16, {TOKENS} tokens")
     for op in options.ops:
         for width in options.widths:
             tile, ms, present_ms = best(op, width, time.monotonic() + share)

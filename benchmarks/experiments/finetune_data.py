@@ -1,6 +1,6 @@
 """What the fine-tuning experiments need besides the tables of GUE, from the folder of real data.
 
-python benchmarks/finetune_data.py $NUCEL_DATA OUT
+python -m benchmarks.experiments.finetune_data $NUCEL_DATA OUT
 
 OUT/tasks/splice/    UCI splice junctions (EI, IE, N) as train, dev and test: 80, 10 and 10 % of the distinct
                      sequences, drawn once; a sequence that occurs again is left out
@@ -15,10 +15,10 @@ import csv
 from pathlib import Path
 
 import numpy as np
-from nucel.sequences import read_sequences
 
-from nucel import vocab
-from nucel.suite import find_tasks
+from nucel.genome.sequences import read_sequences
+from nucel.tasks.task import find_tasks
+from nucel.tokenizers import nucleotide
 
 _SHARES = {"train": 0.8, "dev": 0.1, "test": 0.1}
 
@@ -49,12 +49,12 @@ def write_unlabelled(tasks: dict[str, tuple[Path, Path, Path]], fasta: Path) -> 
     for train, dev, test in tasks.values():
         for table in (dev, test):
             for tokens in read_sequences(table).tokens:
-                held |= {tokens.tobytes(), vocab.reverse_complement(tokens).tobytes()}
+                held |= {tokens.tobytes(), nucleotide.reverse_complement(tokens).tobytes()}
         kept |= {tokens.tobytes(): tokens for tokens in read_sequences(train).tokens}
     written = [tokens for key, tokens in kept.items() if key not in held]
     with open(fasta, "w", encoding="ascii") as file:
         for i, tokens in enumerate(written):
-            file.write(f">s{i}\n{vocab.decode(tokens)}\n")
+            file.write(f">s{i}\n{nucleotide.decode(tokens)}\n")
     return {"sequences": len(written), "bases": sum(map(len, written)), "left_out": len(kept) - len(written)}
 
 

@@ -1,6 +1,6 @@
 """Put the tables of a GPU round into the README, between its markers.
 
-python benchmarks/readme_results.py benchmarks/results
+python -m benchmarks.gpu.readme_results benchmarks/results
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def with_results(readme: str, folder: Path) -> str:
         if (folder / name).is_file()
     ]
     if not tables:
-        raise ValueError(f"{folder} holds none of {', '.join(SECTIONS)}; run benchmarks/gpu_round.sh on a GPU first")
+        raise ValueError(f"{folder} holds none of {', '.join(SECTIONS)}; run benchmarks/gpu/round.sh on a GPU first")
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
@@ -39,8 +39,8 @@ def with_results(readme: str, folder: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path, help="folder that gpu_round.sh filled")
-    parser.add_argument("--readme", type=Path, default=Path(__file__).parents[1] / "README.md")
+    parser.add_argument("results", type=Path, help="folder that round.sh filled")
+    parser.add_argument("--readme", type=Path, default=Path(__file__).parents[2] / "README.md")
     options = parser.parse_args()
     try:
         text = with_results(options.readme.read_text(encoding="utf-8"), options.results)

@@ -1,6 +1,6 @@
 """Registers, shared memory and spills of every kernel, compiled ahead of time, without a GPU.
 
-    python benchmarks/aot_table.py [--architectures 80 90] [--ops attention rtd_loss] [--json FILE]
+    python -m benchmarks.gpu.aot_table [--architectures 80 90] [--ops attention rtd_loss] [--json FILE]
 
 The launchers themselves run, on tensors without data, under a driver that says it is the given architecture and
 compiles where it would launch; so what is compiled is what a GPU would run, alignment and constants included. Prints a
@@ -24,6 +24,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
+from benchmarks.table import markdown_table
 from nucel.kernels import OPS, attention_triton, rtd_loss_triton, tiles
 
 SHARED_MEMORY_LIMIT = {80: 166_912, 90: 232_448}
@@ -147,13 +148,6 @@ def compile_all(architecture: int, ops: list[str]) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    columns = list(rows[0])
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    lines += ["| " + " | ".join(str(row[column]) for column in columns) + " |" for row in rows]
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--architectures", type=int, nargs="+", choices=SHARED_MEMORY_LIMIT, default=[80, 90])
@@ -163,7 +157,7 @@ def main() -> None:
     rows = [row for architecture in options.architectures for row in compile_all(architecture, options.ops)]
     if options.json:
         options.json.write_text(json.dumps(rows))
-    print(f"Triton {triton.__version__}\n\n{markdown(rows)}")
+    print(f"Triton {triton.__version__}\n\n{markdown_table(rows[0], (map(str, row.values()) for row in rows))}")
 
 
 if __name__ == "__main__":

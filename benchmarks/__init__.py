@@ -1,0 +1,1 @@
+"""How fast NucEL is, beside other ways to do the same work."""

@@ -1,0 +1,1 @@
+"""Experiments that are longer than a test: real genomes, real tasks."""
