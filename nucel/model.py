@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import EncoderConfig
-from .kernels.attention import attention
+from .kernels.attention import attention, attention_weights
 from .kernels.linear import linear
-from .kernels.reference import attention_weights
 from .kernels.rtd_loss import rtd_loss
 from .vocab import PAD, TOKENS
 
