@@ -20,7 +20,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from . import attention_cpu, reference
 from .reference import attention_weights
-from .registration import register
+from .registration import Direction, register
 
 __all__ = [
     "attention", "attention_backward_op", "attention_op", "attention_weights", "flops", "visible_pairs",
@@ -77,15 +77,12 @@ attention_backward_op.register_kernel("cpu", attention_cpu.attention_backward)
 if importlib.util.find_spec("triton") is not None:
     from . import attention_triton
 
-    _limits = f"fp32, fp16 and bf16 and D <= {attention_triton.MAX_WIDTH}"
     register(
-        attention_op, 0, attention_triton.attention_forward, reference.attention_forward,
-        attention_triton.supports, _limits,
-    )  # fmt: skip
-    register(
-        attention_backward_op, 1, attention_triton.attention_backward, reference.attention_backward,
-        attention_triton.supports, _limits,
-    )  # fmt: skip
+        Direction(attention_op, attention_triton.attention_forward, reference.attention_forward),
+        Direction(attention_backward_op, attention_triton.attention_backward, reference.attention_backward),
+        attention_triton.supports,
+        f"D <= {attention_triton.MAX_WIDTH}",
+    )
 
 
 # ---- public function -------------------------------------------------------------------------------------------------

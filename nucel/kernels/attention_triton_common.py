@@ -13,9 +13,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .tiles import Tile
-from .triton_common import LOG2_E, is_in_row, load_tile, locate_tile, store_tile
+from .triton_common import LN_2, LOG2_E, dot, is_in_row, load_tile, locate_tile, store_tile
 
-LN_2 = tl.constexpr(0.6931471805599453)
 LOWEST = tl.constexpr(-3.0e38)
 """A finite pivot, so that a row that sees nothing gets exp2(-inf - LOWEST) = 0 and not NaN."""
 
@@ -68,12 +67,6 @@ def store_unrotated(
     c, s = load_angles(cos, sin, start, end, ROWS, D, HALF)
     store_tile(base, x1 * c + x2 * s, start, end, stride, ROWS, HALF, D // 2)
     store_tile(base + D // 2, x2 * c - x1 * s, start, end, stride, ROWS, HALF, D // 2)
-
-
-@triton.jit
-def dot(a, b, acc=None):
-    """acc + a b, accumulated in fp32; fp32 operands are multiplied as they are, never rounded to TF32."""
-    return tl.dot(a, b, acc, input_precision="ieee")
 
 
 @triton.jit

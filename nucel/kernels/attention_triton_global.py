@@ -19,24 +19,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import attention_triton_common as common
 from . import tiles
-from .attention_triton_common import (
-    LN_2,
-    LOWEST,
-    dot,
-    dot_halves,
-    is_within_radius,
-    launch_grid,
-    load_lse,
-    load_rotated,
-    program_tile,
-    register_columns,
-    rows_delta,
-    score_scale,
-    store_out_and_lse,
-    store_unrotated,
-)
-from .triton_common import kernel, load_tile, store_tile
+from .triton_common import LN_2, dot, kernel, load_tile, store_tile
 
 # ---- rotation --------------------------------------------------------------------------------------------------------
 
@@ -51,8 +36,8 @@ def _rotate(
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """rotated (B, T, H, 2 * HALF) = rotate(x) * scale for x (B, T, H, D) inside qkv, each half padded by itself."""
-    b, h, start, length = program_tile(lengths, T, H, BLOCK)
-    x1, x2 = load_rotated(x + b * T * stride + h * D, cos, sin, scale, start, length, stride, BLOCK, D, HALF)
+    b, h, start, length = common.program_tile(lengths, T, H, BLOCK)
+    x1, x2 = common.load_rotated(x + b * T * stride + h * D, cos, sin, scale, start, length, stride, BLOCK, D, HALF)
     rotated += (b * T * H + h) * 2 * HALF
     store_tile(rotated, x1, start, T, H * 2 * HALF, BLOCK, HALF, HALF)
     store_tile(rotated + HALF, x2, start, T, H * 2 * HALF, BLOCK, HALF, HALF)
@@ -78,11 +63,11 @@ def _online_softmax(
     columns = first + tl.arange(0, KEYS)
     k1 = load_tile(keys, first, length, key_stride, KEYS, HALF, HALF)  # (KEYS, HALF)
     k2 = load_tile(keys + HALF, first, length, key_stride, KEYS, HALF, HALF)  # (KEYS, HALF)
-    s = dot_halves(q1, q2, k1, k2)  # (ROWS, KEYS)
+    s = common.dot_halves(q1, q2, k1, k2)  # (ROWS, KEYS)
     if MASKED:
         visible = (columns < length)[None, :]
         if LOCAL:
-            visible = visible & is_within_radius(rows, columns, radius)
+            visible = visible & common.is_within_radius(rows, columns, radius)
         s = tl.where(visible, s, float("-inf"))
     new_pivot = tl.maximum(pivot, tl.max(s, 1))  # (ROWS,)
     shrink = tl.exp2(pivot - new_pivot)
@@ -103,16 +88,16 @@ def _loop_forward(
     BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK queries of one head, STEP keys at a time."""
-    b, h, start, length = program_tile(lengths, T, H, BLOCK)
+    b, h, start, length = common.program_tile(lengths, T, H, BLOCK)
     stride, key_stride = 3 * H * D, H * 2 * HALF
     queries = qkv + b * T * stride + h * D
     values = queries + 2 * H * D
     keys = rotated_k + (b * T * H + h) * 2 * HALF
     rows = start + tl.arange(0, BLOCK)
 
-    q1, q2 = load_rotated(queries, cos, sin, scale, start, length, stride, BLOCK, D, HALF)  # (BLOCK, HALF)
+    q1, q2 = common.load_rotated(queries, cos, sin, scale, start, length, stride, BLOCK, D, HALF)  # (BLOCK, HALF)
     o = tl.zeros((BLOCK, 2 * HALF), tl.float32)
-    pivot = tl.full((BLOCK,), LOWEST, tl.float32)
+    pivot = tl.full((BLOCK,), common.LOWEST, tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
 
     if LOCAL:
@@ -137,7 +122,7 @@ def _loop_forward(
             True, LOCAL, STEP, D, HALF,
         )  # fmt: skip
 
-    store_out_and_lse(out, lse, o, pivot, total, b, h, start, length, T, H, BLOCK, D, HALF)
+    common.store_out_and_lse(out, lse, o, pivot, total, b, h, start, length, T, H, BLOCK, D, HALF)
 
 
 # ---- backward, global ------------------------------------------------------------------------------------------------
@@ -153,7 +138,7 @@ def _global_backward_queries(
     BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """One program: dQ of BLOCK queries of one head, STEP keys at a time; leaves delta (B, H, T) to the keys' kernel."""
-    b, h, start, length = program_tile(lengths, T, H, BLOCK)
+    b, h, start, length = common.program_tile(lengths, T, H, BLOCK)
     stride, out_stride, rotated_stride = 3 * H * D, H * D, 2 * H * 2 * HALF
     queries = rotated + b * T * rotated_stride + h * 2 * HALF
     keys = queries + H * 2 * HALF
@@ -163,9 +148,9 @@ def _global_backward_queries(
     q = load_tile(queries, start, length, rotated_stride, BLOCK, 2 * HALF, 2 * HALF)  # (BLOCK, 2 * HALF)
     do = load_tile(grad_out + b * T * out_stride + h * D, start, length, out_stride, BLOCK, 2 * HALF, D)
     o = load_tile(out + b * T * out_stride + h * D, start, length, out_stride, BLOCK, 2 * HALF, D)  # (BLOCK, 2 * HALF)
-    row_delta = rows_delta(do, o)  # (BLOCK,)
+    row_delta = common.rows_delta(do, o)  # (BLOCK,)
     tl.store(delta + (b * H + h) * T + rows, row_delta, mask=rows < T)
-    row_lse = load_lse(lse + (b * H + h) * T, start, length, BLOCK)  # (BLOCK,)
+    row_lse = common.load_lse(lse + (b * H + h) * T, start, length, BLOCK)  # (BLOCK,)
     dq = tl.zeros((BLOCK, 2 * HALF), tl.float32)
     for first in range(0, tl.where(start < length, length, 0), STEP):
         k = load_tile(keys, first, length, rotated_stride, STEP, 2 * HALF, 2 * HALF)  # (STEP, 2 * HALF)
@@ -176,7 +161,7 @@ def _global_backward_queries(
         dq = dot(ds, k, dq)
 
     dq1, dq2 = _halves(dq * (scale * LN_2), BLOCK, HALF)
-    store_unrotated(grad_qkv + b * T * stride + h * D, dq1, dq2, cos, sin, start, T, stride, BLOCK, D, HALF)
+    common.store_unrotated(grad_qkv + b * T * stride + h * D, dq1, dq2, cos, sin, start, T, stride, BLOCK, D, HALF)
 
 
 @kernel
@@ -189,7 +174,7 @@ def _global_backward_keys(
     BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """One program: dK and dV of BLOCK keys of one head, STEP queries at a time, keys down and queries across."""
-    b, h, start, length = program_tile(lengths, T, H, BLOCK)
+    b, h, start, length = common.program_tile(lengths, T, H, BLOCK)
     stride, out_stride, rotated_stride = 3 * H * D, H * D, 2 * H * 2 * HALF
     queries = rotated + b * T * rotated_stride + h * 2 * HALF
     grads = grad_qkv + b * T * stride + h * D
@@ -205,7 +190,7 @@ def _global_backward_keys(
         columns = first + tl.arange(0, STEP)
         q = load_tile(queries, first, length, rotated_stride, STEP, 2 * HALF, 2 * HALF)  # (STEP, 2 * HALF)
         do = load_tile(grad_out, first, length, out_stride, STEP, 2 * HALF, D)  # (STEP, 2 * HALF)
-        column_lse = load_lse(lse, first, length, STEP)  # (STEP,)
+        column_lse = common.load_lse(lse, first, length, STEP)  # (STEP,)
         column_delta = tl.load(delta + columns, mask=columns < length, other=0.0)  # (STEP,)
         p = tl.exp2(dot(k, tl.trans(q)) - column_lse[None, :])  # (BLOCK, STEP)
         dv = dot(p.to(do.dtype), do, dv)
@@ -214,7 +199,7 @@ def _global_backward_keys(
 
     real = (start + tl.arange(0, BLOCK) < length)[:, None]
     dk1, dk2 = _halves(tl.where(real, dk * (scale * LN_2), 0.0), BLOCK, HALF)
-    store_unrotated(grads + H * D, dk1, dk2, cos, sin, start, T, stride, BLOCK, D, HALF)
+    common.store_unrotated(grads + H * D, dk1, dk2, cos, sin, start, T, stride, BLOCK, D, HALF)
     store_tile(grads + 2 * H * D, tl.where(real, dv, 0.0), start, T, stride, BLOCK, 2 * HALF, D)
 
 
@@ -224,14 +209,14 @@ def _global_backward_keys(
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, lengths: Tensor | None) -> Tensor:
     """Parts (B, T, parts, H, D) of a contiguous qkv, rotated, scaled, their halves padded to the kernels' columns."""
     batch, positions, parts, heads, width = x.shape
-    columns = register_columns(width)
+    columns = common.register_columns(width)
     rotated = tiles.scratch((batch, positions, parts, heads, 2 * columns["HALF"]), x.dtype, x.device)
     tile = tiles.choose("rotate", x)
     _rotate[(batch * triton.cdiv(positions, tile.block) * parts * heads,)](
         x,
         cos, sin, lengths,
         rotated,
-        positions, parts * heads, 3 * heads * width, score_scale(width),
+        positions, parts * heads, 3 * heads * width, common.score_scale(width),
         **columns,
         BLOCK=tile.block, **tile.options(),
     )  # fmt: skip
@@ -245,12 +230,12 @@ def launch_forward(
     _, positions, _, heads, width = qkv.shape
     rotated_k = _rotated(qkv[:, :, 1:2], cos, sin, lengths)
     tile = tiles.choose("loop_forward", qkv)
-    _loop_forward[launch_grid(qkv, tile)](
+    _loop_forward[common.launch_grid(qkv, tile)](
         qkv, rotated_k,
         cos, sin, lengths,
         out, lse,
-        positions, heads, radius or 0, score_scale(width),
-        LOCAL=radius is not None, **register_columns(width),
+        positions, heads, radius or 0, common.score_scale(width),
+        LOCAL=radius is not None, **common.register_columns(width),
         BLOCK=tile.block, STEP=tile.step, **tile.options(),
     )  # fmt: skip
 
@@ -267,11 +252,11 @@ def launch_backward(
 ) -> None:
     """Fill grad_qkv (B, T, 3, H, D) of global attention."""
     _, positions, _, heads, width = qkv.shape
-    scale, columns = score_scale(width), register_columns(width)
+    scale, columns = common.score_scale(width), common.register_columns(width)
     rotated = _rotated(qkv[:, :, :2], cos, sin, lengths)
     delta = tiles.scratch(lse.shape, torch.float32, qkv.device)
     tile = tiles.choose("global_backward_queries", qkv)
-    _global_backward_queries[launch_grid(qkv, tile)](
+    _global_backward_queries[common.launch_grid(qkv, tile)](
         grad_out, qkv, rotated,
         cos, sin, lengths,
         out, lse, delta, grad_qkv,
@@ -280,7 +265,7 @@ def launch_backward(
         BLOCK=tile.block, STEP=tile.step, **tile.options(),
     )  # fmt: skip
     tile = tiles.choose("global_backward_keys", qkv)
-    _global_backward_keys[launch_grid(qkv, tile)](
+    _global_backward_keys[common.launch_grid(qkv, tile)](
         grad_out, qkv, rotated,
         cos, sin, lengths,
         lse, delta, grad_qkv,

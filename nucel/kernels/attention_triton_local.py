@@ -19,24 +19,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import attention_triton_common as common
 from . import tiles
-from .attention_triton_common import (
-    LN_2,
-    LOWEST,
-    dot,
-    dot_halves,
-    is_within_radius,
-    launch_grid,
-    load_lse,
-    load_rotated,
-    program_tile,
-    register_columns,
-    rows_delta,
-    score_scale,
-    store_out_and_lse,
-    store_unrotated,
-)
-from .triton_common import is_in_row, kernel, load_tile, store_tile
+from .triton_common import LN_2, dot, is_in_row, kernel, load_tile, store_tile
 
 BAND_RADIUS = 64
 """The largest radius that a band takes: 64 neighbours on each side of a tile of 64."""
@@ -53,10 +38,10 @@ def _band_scores(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     """Scores (ROWS, COLUMNS) of queries from `start` on with keys from `first` on, -inf where not visible."""
-    k1, k2 = load_rotated(keys, cos, sin, scale, first, length, stride, COLUMNS, D, HALF)  # (COLUMNS, HALF)
+    k1, k2 = common.load_rotated(keys, cos, sin, scale, first, length, stride, COLUMNS, D, HALF)  # (COLUMNS, HALF)
     rows, columns = start + tl.arange(0, ROWS), first + tl.arange(0, COLUMNS)
-    visible = is_within_radius(rows, columns, radius) & is_in_row(columns, length)[None, :]
-    return tl.where(visible, dot_halves(q1, q2, k1, k2), float("-inf"))
+    visible = common.is_within_radius(rows, columns, radius) & is_in_row(columns, length)[None, :]
+    return tl.where(visible, common.dot_halves(q1, q2, k1, k2), float("-inf"))
 
 
 @kernel
@@ -69,19 +54,19 @@ def _band_forward(
     BLOCK: tl.constexpr, SIDE: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK queries of one head against SIDE + BLOCK + SIDE keys at once, SIDE >= radius."""
-    b, h, start, length = program_tile(lengths, T, H, BLOCK)
+    b, h, start, length = common.program_tile(lengths, T, H, BLOCK)
     stride = 3 * H * D
     queries = qkv + b * T * stride + h * D
     keys = queries + H * D
     values = keys + H * D
     left, right = start - SIDE, start + BLOCK
 
-    q1, q2 = load_rotated(queries, cos, sin, scale, start, length, stride, BLOCK, D, HALF)  # (BLOCK, HALF)
+    q1, q2 = common.load_rotated(queries, cos, sin, scale, start, length, stride, BLOCK, D, HALF)  # (BLOCK, HALF)
     s_left = _band_scores(q1, q2, keys, cos, sin, scale, start, left, radius, length, stride, BLOCK, SIDE, D, HALF)
     s_own = _band_scores(q1, q2, keys, cos, sin, scale, start, start, radius, length, stride, BLOCK, BLOCK, D, HALF)
     s_right = _band_scores(q1, q2, keys, cos, sin, scale, start, right, radius, length, stride, BLOCK, SIDE, D, HALF)
 
-    pivot = tl.maximum(tl.maximum(tl.max(s_left, 1), tl.max(s_right, 1)), tl.maximum(tl.max(s_own, 1), LOWEST))
+    pivot = tl.maximum(tl.maximum(tl.max(s_left, 1), tl.max(s_right, 1)), tl.maximum(tl.max(s_own, 1), common.LOWEST))
     p_left = tl.exp2(s_left - pivot[:, None])  # (BLOCK, SIDE)
     p_own = tl.exp2(s_own - pivot[:, None])  # (BLOCK, BLOCK)
     p_right = tl.exp2(s_right - pivot[:, None])  # (BLOCK, SIDE)
@@ -94,7 +79,7 @@ def _band_forward(
     o = dot(p_left.to(dtype), v_left)  # (BLOCK, 2 * HALF)
     o = dot(p_own.to(dtype), v_own, o)
     o = dot(p_right.to(dtype), v_right, o)
-    store_out_and_lse(out, lse, o, pivot, total, b, h, start, length, T, H, BLOCK, D, HALF)
+    common.store_out_and_lse(out, lse, o, pivot, total, b, h, start, length, T, H, BLOCK, D, HALF)
 
 
 # ---- backward --------------------------------------------------------------------------------------------------------
@@ -109,19 +94,19 @@ def _query_gradient(
     BLOCK: tl.constexpr, STEP: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     """dQ = dS K of the BLOCK queries from `start` on, over the keys in [begin, end), as halves in rotated space."""
-    q1, q2 = load_rotated(queries, cos, sin, scale, start, length, stride, BLOCK, D, HALF)  # (BLOCK, HALF)
+    q1, q2 = common.load_rotated(queries, cos, sin, scale, start, length, stride, BLOCK, D, HALF)  # (BLOCK, HALF)
     do = load_tile(grad_out, start, length, out_stride, BLOCK, 2 * HALF, D)  # (BLOCK, 2 * HALF)
-    delta = rows_delta(do, load_tile(out, start, length, out_stride, BLOCK, 2 * HALF, D))  # (BLOCK,)
-    row_lse = load_lse(lse, start, length, BLOCK)  # (BLOCK,)
+    delta = common.rows_delta(do, load_tile(out, start, length, out_stride, BLOCK, 2 * HALF, D))  # (BLOCK,)
+    row_lse = common.load_lse(lse, start, length, BLOCK)  # (BLOCK,)
     rows = start + tl.arange(0, BLOCK)
     dq1 = tl.zeros((BLOCK, HALF), tl.float32)
     dq2 = tl.zeros((BLOCK, HALF), tl.float32)
     for first in range(begin, end, STEP):
         columns = first + tl.arange(0, STEP)
-        k1, k2 = load_rotated(keys, cos, sin, scale, first, length, stride, STEP, D, HALF)  # (STEP, HALF)
+        k1, k2 = common.load_rotated(keys, cos, sin, scale, first, length, stride, STEP, D, HALF)  # (STEP, HALF)
         v = load_tile(values, first, length, stride, STEP, 2 * HALF, D)  # (STEP, 2 * HALF)
-        visible = is_within_radius(rows, columns, radius) & (columns < length)[None, :]
-        p = tl.where(visible, tl.exp2(dot_halves(q1, q2, k1, k2) - row_lse[:, None]), 0.0)  # (BLOCK, STEP)
+        visible = common.is_within_radius(rows, columns, radius) & (columns < length)[None, :]
+        p = tl.where(visible, tl.exp2(common.dot_halves(q1, q2, k1, k2) - row_lse[:, None]), 0.0)  # (BLOCK, STEP)
         ds = (p * (dot(do, tl.trans(v)) - delta[:, None])).to(q1.dtype)  # (BLOCK, STEP)
         dq1 = dot(ds, k1, dq1)
         dq2 = dot(ds, k2, dq2)
@@ -141,7 +126,7 @@ def _key_gradients(
     Over the queries in [begin, end), keys down and queries across, so that P' and dS' are left operands as they come.
     Padding keys are not hidden: the caller drops their rows.
     """
-    k1, k2 = load_rotated(keys, cos, sin, scale, start, length, stride, BLOCK, D, HALF)  # (BLOCK, HALF)
+    k1, k2 = common.load_rotated(keys, cos, sin, scale, start, length, stride, BLOCK, D, HALF)  # (BLOCK, HALF)
     v = load_tile(values, start, length, stride, BLOCK, 2 * HALF, D)  # (BLOCK, 2 * HALF)
     rows = start + tl.arange(0, BLOCK)
     dk1 = tl.zeros((BLOCK, HALF), tl.float32)
@@ -149,12 +134,12 @@ def _key_gradients(
     dv = tl.zeros((BLOCK, 2 * HALF), tl.float32)
     for first in range(begin, end, STEP):
         columns = first + tl.arange(0, STEP)
-        q1, q2 = load_rotated(queries, cos, sin, scale, first, length, stride, STEP, D, HALF)  # (STEP, HALF)
+        q1, q2 = common.load_rotated(queries, cos, sin, scale, first, length, stride, STEP, D, HALF)  # (STEP, HALF)
         do = load_tile(grad_out, first, length, out_stride, STEP, 2 * HALF, D)  # (STEP, 2 * HALF)
-        delta = rows_delta(do, load_tile(out, first, length, out_stride, STEP, 2 * HALF, D))  # (STEP,)
-        column_lse = load_lse(lse, first, length, STEP)  # (STEP,)
-        p = tl.exp2(dot_halves(k1, k2, q1, q2) - column_lse[None, :])  # (BLOCK, STEP)
-        p = tl.where(is_within_radius(rows, columns, radius), p, 0.0)
+        delta = common.rows_delta(do, load_tile(out, first, length, out_stride, STEP, 2 * HALF, D))  # (STEP,)
+        column_lse = common.load_lse(lse, first, length, STEP)  # (STEP,)
+        p = tl.exp2(common.dot_halves(k1, k2, q1, q2) - column_lse[None, :])  # (BLOCK, STEP)
+        p = tl.where(common.is_within_radius(rows, columns, radius), p, 0.0)
         dv = dot(p.to(do.dtype), do, dv)
         ds = (p * (dot(v, tl.trans(do)) - delta[None, :])).to(q1.dtype)  # (BLOCK, STEP)
         dk1 = dot(ds, q1, dk1)
@@ -176,7 +161,7 @@ def _local_backward(
     First its queries meet the keys in reach, for dQ; then its keys meet the queries in reach, for dK and dV. Meeting
     twice costs two products of seven and spares atomics, scratch memory and an order among programs.
     """
-    b, h, start, length = program_tile(lengths, T, H, BLOCK)
+    b, h, start, length = common.program_tile(lengths, T, H, BLOCK)
     stride, out_stride = 3 * H * D, H * D
     queries = qkv + b * T * stride + h * D
     keys = queries + H * D
@@ -195,7 +180,8 @@ def _local_backward(
         start, begin, end, radius, length, stride, out_stride,
         BLOCK, STEP, D, HALF,
     )  # fmt: skip
-    store_unrotated(grads, dq1 * (scale * LN_2), dq2 * (scale * LN_2), cos, sin, start, T, stride, BLOCK, D, HALF)
+    dq1, dq2 = dq1 * (scale * LN_2), dq2 * (scale * LN_2)
+    common.store_unrotated(grads, dq1, dq2, cos, sin, start, T, stride, BLOCK, D, HALF)
 
     dk1, dk2, dv = _key_gradients(
         queries, keys, values,
@@ -206,9 +192,8 @@ def _local_backward(
     )  # fmt: skip
     real = (start + tl.arange(0, BLOCK) < length)[:, None]
     dk1, dk2, dv = tl.where(real, dk1, 0.0), tl.where(real, dk2, 0.0), tl.where(real, dv, 0.0)
-    store_unrotated(
-        grads + H * D, dk1 * (scale * LN_2), dk2 * (scale * LN_2), cos, sin, start, T, stride, BLOCK, D, HALF
-    )
+    dk1, dk2 = dk1 * (scale * LN_2), dk2 * (scale * LN_2)
+    common.store_unrotated(grads + H * D, dk1, dk2, cos, sin, start, T, stride, BLOCK, D, HALF)
     store_tile(grads + 2 * H * D, dv, start, T, stride, BLOCK, 2 * HALF, D)
 
 
@@ -226,12 +211,12 @@ def launch_forward(
     """Fill out (B, T, H, D) and lse (B, H, T)."""
     _, positions, _, heads, width = qkv.shape
     tile = tiles.choose("band_forward", qkv)
-    _band_forward[launch_grid(qkv, tile)](
+    _band_forward[common.launch_grid(qkv, tile)](
         qkv,
         cos, sin, lengths,
         out, lse,
-        positions, heads, radius, score_scale(width),
-        **register_columns(width),
+        positions, heads, radius, common.score_scale(width),
+        **common.register_columns(width),
         BLOCK=tile.block, SIDE=max(16, triton.next_power_of_2(radius)), **tile.options(),
     )  # fmt: skip
 
@@ -250,11 +235,11 @@ def launch_backward(
     """Fill grad_qkv (B, T, 3, H, D)."""
     _, positions, _, heads, width = qkv.shape
     tile = tiles.choose("local_backward", qkv)
-    _local_backward[launch_grid(qkv, tile)](
+    _local_backward[common.launch_grid(qkv, tile)](
         grad_out, qkv,
         cos, sin, lengths,
         out, lse, grad_qkv,
-        positions, heads, radius, score_scale(width),
-        **register_columns(width),
+        positions, heads, radius, common.score_scale(width),
+        **common.register_columns(width),
         BLOCK=tile.block, STEP=tile.step, **tile.options(),
     )  # fmt: skip

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .registration import register
+from .registration import Direction, register
 
 # ---- registration ----------------------------------------------------------------------------------------------------
 
@@ -77,15 +77,12 @@ rtd_loss_op.register_autograd(_backward, setup_context=_setup_context)
 if importlib.util.find_spec("triton") is not None:
     from . import rtd_loss_triton
 
-    _limits = f"fp32, fp16 and bf16 and C <= {rtd_loss_triton.MAX_WIDTH}"
     register(
-        rtd_loss_op, 0, rtd_loss_triton.rtd_loss_forward, reference.rtd_loss_forward,
-        rtd_loss_triton.supports, _limits,
-    )  # fmt: skip
-    register(
-        rtd_loss_backward_op, 1, rtd_loss_triton.rtd_loss_backward, reference.rtd_loss_backward,
-        rtd_loss_triton.supports, _limits,
-    )  # fmt: skip
+        Direction(rtd_loss_op, rtd_loss_triton.rtd_loss_forward, reference.rtd_loss_forward),
+        Direction(rtd_loss_backward_op, rtd_loss_triton.rtd_loss_backward, reference.rtd_loss_backward),
+        rtd_loss_triton.supports,
+        f"C <= {rtd_loss_triton.MAX_WIDTH}",
+    )
 
 
 # ---- public function -------------------------------------------------------------------------------------------------

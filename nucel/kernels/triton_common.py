@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
 
 kernel = triton.jit(do_not_specialize=["B", "T", "H", "P", "radius"])
 """`triton.jit` for what is launched: sizes that change from batch to batch must not compile a kernel anew.
@@ -69,6 +70,12 @@ def store_tile(base, value, start, end, stride, ROWS: tl.constexpr, COLUMNS: tl.
     """Store value (ROWS, COLUMNS) from position `start` on, in [0, end) and the first WIDTH columns."""
     mask = tile_mask(start, end, ROWS, COLUMNS, WIDTH)
     tl.store(tile_pointers(base, start, stride, ROWS, COLUMNS), value.to(base.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def dot(a, b, acc=None):
+    """acc + a b, accumulated in fp32; fp32 operands are multiplied as they are, never rounded to TF32."""
+    return tl.dot(a, b, acc, input_precision="ieee")
 
 
 # ---- around a launch -------------------------------------------------------------------------------------------------
