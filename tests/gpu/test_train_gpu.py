@@ -14,7 +14,7 @@ from nucel.metrics import Meter
 from nucel.step import Guard, make_optimizer, train_step
 from nucel.train import main
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = pytest.mark.gpu
 
 
 def windows(batch=8, positions=256):
