@@ -29,8 +29,9 @@ def program_tile(lengths, T, H, BLOCK: tl.constexpr):
     Heads vary fastest: programs that run together read whole rows of qkv.
     """
     program = tl.program_id(0)
+    h = program % H
     b, start, length = locate_tile(program // H, lengths, T, BLOCK)
-    return b, program % H, start, length
+    return b, h, start, length
 
 
 @triton.jit

@@ -56,13 +56,13 @@ def _halves(x, ROWS: tl.constexpr, HALF: tl.constexpr):
 def _online_softmax(
     o, pivot, total,
     q1, q2, keys, values,
-    first, rows, radius, length, stride, key_stride,
+    first, rows, radius, length, stride, H,
     MASKED: tl.constexpr, LOCAL: tl.constexpr, KEYS: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     """Add KEYS keys from position `first` on, what is there rescaled to the new pivot (FlashAttention-2, alg. 1)."""
     columns = first + tl.arange(0, KEYS)
-    k1 = load_tile(keys, first, length, key_stride, KEYS, HALF, HALF)  # (KEYS, HALF)
-    k2 = load_tile(keys + HALF, first, length, key_stride, KEYS, HALF, HALF)  # (KEYS, HALF)
+    k1 = load_tile(keys, first, length, H * 2 * HALF, KEYS, HALF, HALF)  # (KEYS, HALF)
+    k2 = load_tile(keys + HALF, first, length, H * 2 * HALF, KEYS, HALF, HALF)  # (KEYS, HALF)
     s = common.dot_halves(q1, q2, k1, k2)  # (ROWS, KEYS)
     if MASKED:
         visible = (columns < length)[None, :]
@@ -89,7 +89,7 @@ def _loop_forward(
 ):  # fmt: skip
     """One program: BLOCK queries of one head, STEP keys at a time."""
     b, h, start, length = common.program_tile(lengths, T, H, BLOCK)
-    stride, key_stride = 3 * H * D, H * 2 * HALF
+    stride = 3 * H * D
     queries = qkv + b * T * stride + h * D
     values = queries + 2 * H * D
     keys = rotated_k + (b * T * H + h) * 2 * HALF
@@ -111,14 +111,14 @@ def _loop_forward(
             o, pivot, total = _online_softmax(
                 o, pivot, total,
                 q1, q2, keys, values,
-                first, rows, radius, length, stride, key_stride,
+                first, rows, radius, length, stride, H,
                 False, LOCAL, STEP, D, HALF,
             )  # fmt: skip
     for first in range(begin, tl.where(start < length, end, begin), STEP):
         o, pivot, total = _online_softmax(
             o, pivot, total,
             q1, q2, keys, values,
-            first, rows, radius, length, stride, key_stride,
+            first, rows, radius, length, stride, H,
             True, LOCAL, STEP, D, HALF,
         )  # fmt: skip
 

@@ -141,7 +141,7 @@ def _forward(
     for first in tl.range(start, tl.minimum(start + BLOCK, T), STEP, num_stages=STAGES):
         rows = first + tl.arange(0, STEP)
         is_original = tl.load(original + rows, mask=rows < T, other=0) != 0
-        x = load_tile(dense, first, T, C, STEP, COLUMNS, C).to(tl.float32)  # (STEP, COLUMNS)
+        x = load_tile(dense, first, T, C, STEP, COLUMNS, C, NEGATIVE=False).to(tl.float32)  # (STEP, COLUMNS)
         h, _ = _gelu(x)
         centered, rstd = _standardize(h, eps, C, COLUMNS)
         z = tl.sum(centered * a[None, :], 1) * rstd + offset  # (STEP,)
@@ -186,7 +186,7 @@ def _backward(
         rows = first + tl.arange(0, STEP)
         z = tl.load(logits + rows, mask=rows < length, other=0.0)
         is_original = tl.load(original + rows, mask=rows < length, other=0) != 0
-        x = load_tile(dense, first, length, C, STEP, COLUMNS, C).to(tl.float32)  # (STEP, COLUMNS)
+        x = load_tile(dense, first, length, C, STEP, COLUMNS, C, NEGATIVE=False).to(tl.float32)  # (STEP, COLUMNS)
 
         # sigmoid(z) - 1 = -sigmoid(-z), where the difference would cancel
         g = tl.where(is_original, -_sigmoid(-z), _sigmoid(z))
@@ -200,7 +200,7 @@ def _backward(
         s += g_rstd[:, None] * centered
         projected = tl.sum(centered * a[None, :], 1) * (rstd * rstd / C)  # (STEP,)
         grad = (a_centered[None, :] - centered * projected[:, None]) * g_rstd[:, None] * derivative
-        store_tile(grad_dense, grad, first, T, C, STEP, COLUMNS, C)
+        store_tile(grad_dense, grad, first, T, C, STEP, COLUMNS, C, NEGATIVE=False)
     columns = tl.arange(0, COLUMNS)
     tl.store(shared + tl.program_id(0).to(tl.int64) * C + columns, tl.sum(s, 0), mask=columns < C)
     tl.store(grads + tl.program_id(0), tl.sum(total, 0))

@@ -50,25 +50,41 @@ def tile_pointers(base, start, stride, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 
 
 @triton.jit
-def tile_mask(start, end, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr):
-    """True for positions in [0, end) and the first WIDTH columns: (ROWS, COLUMNS), or (ROWS, 1) where all are real."""
-    mask = is_in_row(start + tl.arange(0, ROWS), end)[:, None]
+def tile_mask(
+    start, end,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, NEGATIVE: tl.constexpr,
+):  # fmt: skip
+    """True for positions in [0, end) and the first WIDTH columns: (ROWS, COLUMNS), or (ROWS, 1) where all are real.
+
+    NEGATIVE says whether positions can lie before 0. Where they cannot, the comparison is a signed one: which of the
+    two it is decides what the compiler makes of a kernel's registers (benchmarks/kernels_aot.md).
+    """
+    positions = start + tl.arange(0, ROWS)
+    mask = (is_in_row(positions, end) if NEGATIVE else positions < end)[:, None]
     if WIDTH < COLUMNS:
         mask = mask & (tl.arange(0, COLUMNS) < WIDTH)[None, :]
     return mask
 
 
 @triton.jit
-def load_tile(base, start, end, stride, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr):
+def load_tile(
+    base,
+    start, end, stride,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, NEGATIVE: tl.constexpr = True,
+):  # fmt: skip
     """(ROWS, COLUMNS) from position `start` on; 0 outside of [0, end) and beyond WIDTH columns."""
-    mask = tile_mask(start, end, ROWS, COLUMNS, WIDTH)
+    mask = tile_mask(start, end, ROWS, COLUMNS, WIDTH, NEGATIVE)
     return tl.load(tile_pointers(base, start, stride, ROWS, COLUMNS), mask=mask, other=0.0)
 
 
 @triton.jit
-def store_tile(base, value, start, end, stride, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr):
+def store_tile(
+    base, value,
+    start, end, stride,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, NEGATIVE: tl.constexpr = True,
+):  # fmt: skip
     """Store value (ROWS, COLUMNS) from position `start` on, in [0, end) and the first WIDTH columns."""
-    mask = tile_mask(start, end, ROWS, COLUMNS, WIDTH)
+    mask = tile_mask(start, end, ROWS, COLUMNS, WIDTH, NEGATIVE)
     tl.store(tile_pointers(base, start, stride, ROWS, COLUMNS), value.to(base.dtype.element_ty), mask=mask)
 
 
