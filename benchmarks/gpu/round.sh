@@ -64,15 +64,15 @@ build() {
 tests() {
     local parallel=()
     "$PYTHON" -c 'import xdist' 2> /dev/null && parallel=(-n 8)
-    "$PYTHON" -m pytest -q "${parallel[@]}" tests/gpu tests/property/test_{attention,rtd_loss}_kernels.py
+    "$PYTHON" -m pytest -q "${parallel[@]}" tests/kernels/test_{attention,rtd_loss}_{gpu,triton}.py
 }
 memory_checker() {
     # The smallest case of each kernel that GPUs run in training; caching would hide accesses beyond an allocation.
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1 \
-        "$PYTHON" -m pytest -q tests/gpu -k 'test_every_kernel and bfloat16 and (32- or 100- or 512-)'
+        "$PYTHON" -m pytest -q tests/kernels -k 'test_every_kernel and bfloat16 and (D32- or C100- or C512-)'
 }
 step_tests() {
-    "$PYTHON" -m pytest -q tests/gpu/test_train_gpu.py tests/unit/test_step.py tests/unit/test_cost.py
+    "$PYTHON" -m pytest -q tests/pretraining/test_{train_gpu,step,cost}.py
 }
 export PYTHON
 export -f build environment memory_checker step_tests tests

@@ -2,19 +2,6 @@
 
 from __future__ import annotations
 
-import torch
+from .ops import OPS, fused_ops
 
-from . import attention, rtd_loss
-
-OPS = {
-    "attention": (attention.attention_op, attention.attention_backward_op),
-    "rtd_loss": (rtd_loss.rtd_loss_op, rtd_loss.rtd_loss_backward_op),
-}
-"""Every op by name: its forward and its backward."""
-
-
-def fused_ops(device: torch.device) -> list[str]:
-    """The ops for which the dispatcher holds kernels of this device type's own, not only the reference."""
-    key = device.type.upper()
-    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    return [name for name, pair in OPS.items() if all(has_kernel(op._qualname, key) for op in pair)]
+__all__ = ["OPS", "fused_ops"]

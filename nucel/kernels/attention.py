@@ -1,4 +1,4 @@
-"""Rotary embedding + sliding-window or global attention as one op, from the packed projection to the heads' outputs.
+"""Rotary embedding + local or global attention as one op, from the packed projection to the heads' outputs.
 
     S = rotate(Q) rotate(K)' / sqrt(D),  visible where |i - j| <= radius and i, j < length,  O = softmax(S) V
 
@@ -13,13 +13,18 @@ installed, the kernels of `attention_triton` are registered for CUDA.
 from __future__ import annotations
 
 import importlib.util
-import warnings
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from . import attention_cpu, reference
+from .reference import attention_weights
+from .registration import Direction, register
+
+__all__ = [
+    "attention", "attention_backward_op", "attention_op", "attention_weights", "flops", "visible_pairs",
+]  # fmt: skip
 
 # ---- registration ----------------------------------------------------------------------------------------------------
 
@@ -72,24 +77,12 @@ attention_backward_op.register_kernel("cpu", attention_cpu.attention_backward)
 if importlib.util.find_spec("triton") is not None:
     from . import attention_triton
 
-    def _fits(qkv: Tensor) -> bool:
-        if not (fits := attention_triton.supports(qkv)):
-            warnings.warn(
-                f"attention runs the slow PyTorch reference: the fused kernels take fp32, fp16 and bf16 "
-                f"and D <= {attention_triton.MAX_WIDTH}, not {qkv.dtype} and D = {qkv.shape[-1]}",
-                stacklevel=2,
-            )
-        return fits
-
-    @attention_op.register_kernel("cuda")
-    def _(qkv, cos, sin, radius, lengths):
-        forward = attention_triton if _fits(qkv) else reference
-        return forward.attention_forward(qkv, cos, sin, radius, lengths)
-
-    @attention_backward_op.register_kernel("cuda")
-    def _(grad_out, qkv, cos, sin, out, lse, radius, lengths):
-        backward = attention_triton if _fits(qkv) else reference
-        return backward.attention_backward(grad_out, qkv, cos, sin, out, lse, radius, lengths)
+    register(
+        Direction(attention_op, attention_triton.attention_forward, reference.attention_forward),
+        Direction(attention_backward_op, attention_triton.attention_backward, reference.attention_backward),
+        attention_triton.supports,
+        f"D <= {attention_triton.MAX_WIDTH}",
+    )
 
 
 # ---- public function -------------------------------------------------------------------------------------------------
@@ -98,7 +91,7 @@ if importlib.util.find_spec("triton") is not None:
 def attention(
     qkv: Tensor, cos: Tensor, sin: Tensor, radius: int | None = None, lengths: Tensor | None = None
 ) -> Tensor:
-    """Rotary self-attention in a window of +-radius, or over all positions.
+    """Rotary self-attention, local (within a radius) or global.
 
     Args:
         qkv: (B, T, 3, H, D), the output of one Linear, any floating dtype; D even.

@@ -1,13 +1,13 @@
 """Attention on a CPU through torch's own flash kernels: in tiles that stay in cache, at the rate of a matrix product.
 
-A window is cut into blocks of 64 queries, which become one batch. Each block sees the keys from `reach` before it to
-`reach` behind it, `reach` being the radius rounded up to whole blocks; of these the mask leaves the window.
+Local attention is cut into blocks of 64 queries, which become one batch. Each block reads the keys from `reach` before
+it to `reach` after it, `reach` being the radius rounded up to whole blocks; a mask hides those beyond the radius.
 
     queries (B * blocks, 64, H, D), keys and values (B * blocks, 64 + 2 * reach, H, D)
 
 The functions have the signatures of `reference`. Global attention rounds as torch's does: rotated queries and keys are
-held in the dtype of the input. A window's short products gain nothing from half precision and are done in fp32. Rows of
-equal length are handled together, and padding is not computed at all.
+held in the dtype of the input. The short products of local attention gain nothing from half precision and are done in
+fp32. Rows of equal length are handled together, and padding is not computed at all.
 
 Legend: B batch, T positions, H heads, D head width.
 """
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .reference import _as_written, accumulation_dtype
+from .reference import accumulation_dtype, without_autocast
 
 _BLOCK = 64
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -57,7 +57,7 @@ def _equal_rows(lengths: Tensor, positions: int) -> Iterator[tuple[Tensor, int]]
             yield (lengths == length).nonzero().squeeze(1), length
 
 
-# ---- a window as a batch of blocks -----------------------------------------------------------------------------------
+# ---- local attention as a batch of blocks ----------------------------------------------------------------------------
 
 
 def _query_blocks(x: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ class _Blocks:
 # ---- the op ----------------------------------------------------------------------------------------------------------
 
 
-@_as_written
+@without_autocast
 def attention_forward(
     qkv: Tensor, cos: Tensor, sin: Tensor, radius: int | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -160,7 +160,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, radius: int | None, dtype: torch.d
     return blocks.join(out).to(dtype).contiguous(), lse.contiguous()
 
 
-@_as_written
+@without_autocast
 def attention_backward(
     grad_out: Tensor,
     qkv: Tensor,

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _QUERY_BLOCK = 64
-"""Queries handled together. A windowed block reads 64 + 2 * radius keys, so that 64 wastes a third at radius 64."""
+"""Queries handled together. A local block reads 64 + 2 * radius keys, of which a third are wasted at radius 64."""
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -26,8 +26,8 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _as_written(op: Callable) -> Callable:
-    """Run an op's body in the dtypes it names: autocast would otherwise reach inside and round its products."""
+def without_autocast(op: Callable) -> Callable:
+    """Run an op's body in the dtypes it names: autocast would otherwise round its products."""
 
     @functools.wraps(op)
     def body(first: Tensor, *rest):
@@ -63,7 +63,7 @@ def _heads_first(qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor,
 
 
 def _blocks(length: int, radius: int | None) -> Iterator[tuple[slice, slice]]:
-    """Blocks of query rows with the key rows they can see: O(T * radius) work in a window, O(T) memory always."""
+    """Blocks of query rows with the key rows they can see: O(T * radius) work if local, O(T) memory always."""
     for start in range(0, length, _QUERY_BLOCK):
         stop = min(start + _QUERY_BLOCK, length)
         if radius is None:
@@ -85,11 +85,11 @@ def _hidden(
     return hidden
 
 
-@_as_written
+@without_autocast
 def attention_forward(
     qkv: Tensor, cos: Tensor, sin: Tensor, radius: int | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Attention over a window or over all positions.
+    """Local attention within a radius, or global attention.
 
     With q, k rotated, ``p_ij = exp(q_i . k_j / sqrt(D) - lse_i)`` over the visible j and ``out_i = sum_j p_ij v_j``.
 
@@ -114,7 +114,7 @@ def attention_forward(
     return out, lse
 
 
-@_as_written
+@without_autocast
 def attention_backward(
     grad_out: Tensor,
     qkv: Tensor,
@@ -151,7 +151,7 @@ def attention_backward(
     return torch.stack((rotate(grad_q, cos, -sin), rotate(grad_k, cos, -sin), grad_v), dim=2).to(qkv.dtype)
 
 
-@_as_written
+@without_autocast
 def attention_weights(
     qkv: Tensor, cos: Tensor, sin: Tensor, radius: int | None = None, lengths: Tensor | None = None
 ) -> Tensor:
@@ -188,7 +188,7 @@ def _normalized_gelu(dense: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return x_hat, rstd
 
 
-@_as_written
+@without_autocast
 def rtd_loss_forward(
     dense: Tensor,
     norm_weight: Tensor,
@@ -213,7 +213,7 @@ def rtd_loss_forward(
     return loss, logits
 
 
-@_as_written
+@without_autocast
 def rtd_loss_backward(
     grad_loss: Tensor,
     dense: Tensor,

@@ -13,12 +13,12 @@ Where Triton is installed, the kernels of `rtd_loss_triton` are registered for C
 from __future__ import annotations
 
 import importlib.util
-import warnings
 
 import torch
 from torch import Tensor
 
 from . import reference
+from .registration import Direction, register
 
 # ---- registration ----------------------------------------------------------------------------------------------------
 
@@ -77,24 +77,12 @@ rtd_loss_op.register_autograd(_backward, setup_context=_setup_context)
 if importlib.util.find_spec("triton") is not None:
     from . import rtd_loss_triton
 
-    def _fits(dense: Tensor) -> bool:
-        if not (fits := rtd_loss_triton.supports(dense)):
-            warnings.warn(
-                f"rtd_loss runs the slow PyTorch reference: the fused kernels take fp32, fp16 and bf16 "
-                f"and C <= {rtd_loss_triton.MAX_WIDTH}, not {dense.dtype} and C = {dense.shape[-1]}",
-                stacklevel=2,
-            )
-        return fits
-
-    @rtd_loss_op.register_kernel("cuda")
-    def _(dense, norm_weight, weight, bias, original, lengths, eps):
-        forward = rtd_loss_triton if _fits(dense) else reference
-        return forward.rtd_loss_forward(dense, norm_weight, weight, bias, original, lengths, eps)
-
-    @rtd_loss_backward_op.register_kernel("cuda")
-    def _(grad_loss, dense, norm_weight, weight, original, logits, lengths, eps):
-        backward = rtd_loss_triton if _fits(dense) else reference
-        return backward.rtd_loss_backward(grad_loss, dense, norm_weight, weight, original, logits, lengths, eps)
+    register(
+        Direction(rtd_loss_op, rtd_loss_triton.rtd_loss_forward, reference.rtd_loss_forward),
+        Direction(rtd_loss_backward_op, rtd_loss_triton.rtd_loss_backward, reference.rtd_loss_backward),
+        rtd_loss_triton.supports,
+        f"C <= {rtd_loss_triton.MAX_WIDTH}",
+    )
 
 
 # ---- public function -------------------------------------------------------------------------------------------------

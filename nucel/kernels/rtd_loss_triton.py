@@ -32,28 +32,15 @@ import triton.language as tl
 from torch import Tensor
 
 from . import tiles
+from .triton_common import LOG2_E, contiguous, is_supported, kernel, load_tile, locate_tile, store_tile
 
 MAX_WIDTH = 2048
 
-LOG2_E = tl.constexpr(1.4426950408889634)
 LOG2_NORMAL_PEAK = tl.constexpr(-1.3257480647361593)
 """log2 of the standard normal density at 0, 1 / sqrt(2 pi)."""
 
-# Sizes that change from batch to batch must not compile a kernel anew; C, which is fixed, carries the alignment.
-_jit = triton.jit(do_not_specialize=["B", "T", "P"])
-
 
 # ---- helpers ---------------------------------------------------------------------------------------------------------
-
-
-@triton.jit
-def _place(lengths, T, BLOCK: tl.constexpr):
-    """This program's row of the batch, its first position, and the row's length."""
-    tiles_per_row = tl.cdiv(T, BLOCK)
-    b = tl.program_id(0) // tiles_per_row
-    start = (tl.program_id(0) % tiles_per_row) * BLOCK
-    length = T if lengths is None else tl.minimum(tl.load(lengths + b).to(tl.int32), T)
-    return b.to(tl.int64), start, length
 
 
 @triton.jit
@@ -64,27 +51,12 @@ def _load_columns(x, C: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def _pointers(base, first, STEP: tl.constexpr, C: tl.constexpr, COLUMNS: tl.constexpr):
-    """(STEP, COLUMNS) from position `first` on. 64 bits take the step to the tile, 32 bits suffice inside it."""
-    return base + tl.cast(first, tl.int64) * C + (tl.arange(0, STEP)[:, None] * C + tl.arange(0, COLUMNS)[None, :])
-
-
-@triton.jit
-def _inside(first, end, STEP: tl.constexpr, C: tl.constexpr, COLUMNS: tl.constexpr):
-    """True for positions before `end` and the first C columns."""
-    inside = (first + tl.arange(0, STEP) < end)[:, None]
-    if C < COLUMNS:
-        inside = inside & (tl.arange(0, COLUMNS) < C)[None, :]
-    return inside
-
-
-@triton.jit
 def _gelu(x):
     """gelu(x) = x Phi(x) = max(x, 0) - |x| Phi(-|x|), and Phi(-|x|), from which its derivative follows.
 
     log2 Phi(-t) is so smooth that a polynomial of degree 8 gives Phi to 2e-8, a sixth of fp32's step at 1: least
     squares over [0, 6.5], weighted by Phi(-t) and re-weighted until no error stands out (Lawson), with -1 kept at 0.
-    Beyond, it falls for ever, so the far tail is 0.
+    Beyond 6.5 the polynomial keeps falling, so the far tail is 0.
     """
     t = tl.abs(x)
     p = -2.1062817268102663e-06 * t + 3.180329076712951e-05
@@ -150,13 +122,16 @@ def _count_real(lengths, B, T, CHUNK: tl.constexpr):
 # ---- kernels ---------------------------------------------------------------------------------------------------------
 
 
-@_jit
+@kernel
 def _forward(
-    dense, norm_weight, weight, bias, original, lengths, logits, losses, T, eps,
-    C: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr,
+    dense, norm_weight, weight, bias, original, lengths,
+    logits, losses,
+    T, eps,
+    C: tl.constexpr, COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """One program: logits of BLOCK positions of one row of the batch, and their part of `losses` (P,)."""
-    b, start, length = _place(lengths, T, BLOCK)
+    b, start, length = locate_tile(tl.program_id(0), lengths, T, BLOCK)
     dense += b * T * C
     original += b * T
     logits += b * T
@@ -166,8 +141,7 @@ def _forward(
     for first in tl.range(start, tl.minimum(start + BLOCK, T), STEP, num_stages=STAGES):
         rows = first + tl.arange(0, STEP)
         is_original = tl.load(original + rows, mask=rows < T, other=0) != 0
-        inside = _inside(first, T, STEP, C, COLUMNS)
-        x = tl.load(_pointers(dense, first, STEP, C, COLUMNS), mask=inside, other=0.0).to(tl.float32)  # (STEP, COLUMNS)
+        x = load_tile(dense, first, T, C, STEP, COLUMNS, C, NEGATIVE=False).to(tl.float32)  # (STEP, COLUMNS)
         h, _ = _gelu(x)
         centered, rstd = _standardize(h, eps, C, COLUMNS)
         z = tl.sum(centered * a[None, :], 1) * rstd + offset  # (STEP,)
@@ -176,7 +150,7 @@ def _forward(
     tl.store(losses + tl.program_id(0), tl.sum(loss, 0))
 
 
-@_jit
+@kernel
 def _finish_forward(losses, lengths, loss, P, B, T, CHUNK: tl.constexpr):
     """The one program: loss () from `losses` (P,)."""
     total = tl.zeros((CHUNK,), tl.float32)
@@ -186,17 +160,19 @@ def _finish_forward(losses, lengths, loss, P, B, T, CHUNK: tl.constexpr):
     tl.store(loss, tl.sum(total, 0) / _count_real(lengths, B, T, CHUNK))
 
 
-@_jit
+@kernel
 def _backward(
-    grad_loss, dense, norm_weight, weight, original, logits, lengths, grad_dense, shared, grads, B, T, eps,
-    C: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr,
-    CHUNK: tl.constexpr,
+    grad_loss, dense, norm_weight, weight, original, logits, lengths,
+    grad_dense, shared, grads,
+    B, T, eps,
+    C: tl.constexpr, COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """One program: d_dense of BLOCK positions of one row of the batch, and their part of `shared` (P, C), `grads` (P,).
 
     Of a row, h - mean(h) is kept and never x_hat: its factor rstd joins those that the whole row shares.
     """
-    b, start, length = _place(lengths, T, BLOCK)
+    b, start, length = locate_tile(tl.program_id(0), lengths, T, BLOCK)
     dense += b * T * C
     grad_dense += b * T * C
     original += b * T
@@ -210,8 +186,7 @@ def _backward(
         rows = first + tl.arange(0, STEP)
         z = tl.load(logits + rows, mask=rows < length, other=0.0)
         is_original = tl.load(original + rows, mask=rows < length, other=0) != 0
-        inside = _inside(first, length, STEP, C, COLUMNS)
-        x = tl.load(_pointers(dense, first, STEP, C, COLUMNS), mask=inside, other=0.0).to(tl.float32)  # (STEP, COLUMNS)
+        x = load_tile(dense, first, length, C, STEP, COLUMNS, C, NEGATIVE=False).to(tl.float32)  # (STEP, COLUMNS)
 
         # sigmoid(z) - 1 = -sigmoid(-z), where the difference would cancel
         g = tl.where(is_original, -_sigmoid(-z), _sigmoid(z))
@@ -225,20 +200,19 @@ def _backward(
         s += g_rstd[:, None] * centered
         projected = tl.sum(centered * a[None, :], 1) * (rstd * rstd / C)  # (STEP,)
         grad = (a_centered[None, :] - centered * projected[:, None]) * g_rstd[:, None] * derivative
-        tl.store(
-            _pointers(grad_dense, first, STEP, C, COLUMNS),
-            grad.to(grad_dense.dtype.element_ty),
-            mask=_inside(first, T, STEP, C, COLUMNS),
-        )
+        store_tile(grad_dense, grad, first, T, C, STEP, COLUMNS, C, NEGATIVE=False)
     columns = tl.arange(0, COLUMNS)
     tl.store(shared + tl.program_id(0).to(tl.int64) * C + columns, tl.sum(s, 0), mask=columns < C)
     tl.store(grads + tl.program_id(0), tl.sum(total, 0))
 
 
-@_jit
+@kernel
 def _finish_backward(
-    shared, grads, norm_weight, weight, grad_norm_weight, grad_weight, grad_bias, P,
-    C: tl.constexpr, CHUNK: tl.constexpr, WIDTH: tl.constexpr, STAGES: tl.constexpr,
+    shared, grads, norm_weight, weight,
+    grad_norm_weight, grad_weight, grad_bias,
+    P,
+    C: tl.constexpr,
+    CHUNK: tl.constexpr, WIDTH: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """One program: WIDTH columns of d_norm_weight and d_weight from `shared` (P, C); the first also d_bias."""
     columns = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
@@ -264,7 +238,7 @@ def _finish_backward(
 
 def supports(dense: Tensor) -> bool:
     """Whether the kernels take this model width and dtype."""
-    return dense.shape[-1] <= MAX_WIDTH and dense.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    return is_supported(dense, MAX_WIDTH)
 
 
 def rtd_loss_forward(
@@ -277,7 +251,7 @@ def rtd_loss_forward(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """`reference.rtd_loss_forward` by the kernels: loss () and logits (B, T), in fp32."""
-    dense, norm_weight, weight, original, lengths = _contiguous(dense, norm_weight, weight, original, lengths)
+    dense, norm_weight, weight, original, lengths = contiguous(dense, norm_weight, weight, original, lengths)
     batch, positions, _ = dense.shape
     columns, tile = _columns(dense), tiles.choose_rows(dense)
     programs = batch * triton.cdiv(positions, tile.block)
@@ -287,8 +261,11 @@ def rtd_loss_forward(
 
     with torch.cuda.device_of(dense):
         _forward[(programs,)](
-            dense, norm_weight, weight, bias, original, lengths, logits, losses, positions, eps,
-            **columns, BLOCK=tile.block, STEP=tile.step, STAGES=tile.stages, **tile.options(),
+            dense, norm_weight, weight, bias, original, lengths,
+            logits, losses,
+            positions, eps,
+            **columns,
+            BLOCK=tile.block, STEP=tile.step, STAGES=tile.stages, **tile.options(),
         )  # fmt: skip
         last = tiles.PARTIAL_SUMS
         _finish_forward[(1,)](
@@ -308,7 +285,7 @@ def rtd_loss_backward(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`reference.rtd_loss_backward` by the kernels: the gradients of dense, norm_weight, weight and bias."""
-    dense, norm_weight, weight, original, logits, lengths = _contiguous(
+    dense, norm_weight, weight, original, logits, lengths = contiguous(
         dense, norm_weight, weight, original, logits, lengths
     )
     batch, positions, width = dense.shape
@@ -324,19 +301,20 @@ def rtd_loss_backward(
     with torch.cuda.device_of(dense):
         last = tiles.PARTIAL_SUMS
         _backward[(programs,)](
-            grad_loss, dense, norm_weight, weight, original, logits, lengths, grad_dense, shared, grads,
+            grad_loss, dense, norm_weight, weight, original, logits, lengths,
+            grad_dense, shared, grads,
             batch, positions, eps,
-            **columns, BLOCK=tile.block, STEP=tile.step, STAGES=tile.stages, CHUNK=last.step, **tile.options(),
+            **columns,
+            BLOCK=tile.block, STEP=tile.step, STAGES=tile.stages, CHUNK=last.step, **tile.options(),
         )  # fmt: skip
         _finish_backward[(triton.cdiv(width, last.block),)](
-            shared, grads, norm_weight, weight, grad_norm_weight, grad_weight, grad_bias, programs,
-            C=width, CHUNK=last.step, WIDTH=last.block, STAGES=last.stages, **last.options(),
+            shared, grads, norm_weight, weight,
+            grad_norm_weight, grad_weight, grad_bias,
+            programs,
+            C=width,
+            CHUNK=last.step, WIDTH=last.block, STAGES=last.stages, **last.options(),
         )  # fmt: skip
     return grad_dense, grad_norm_weight, grad_weight, grad_bias
-
-
-def _contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    return tuple(x if x is None else x.contiguous() for x in tensors)
 
 
 def _columns(dense: Tensor) -> dict[str, int]:

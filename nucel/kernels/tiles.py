@@ -1,10 +1,10 @@
 """Tiles, warps and pipeline stages of every kernel, and where kernels' outputs are allocated.
 
-Fixed by a table and not searched for at run time: a first step takes no minutes, and a result cannot depend on which
-candidate won that day. The table is arithmetic, not yet a measurement; ``benchmarks/gpu/tune_tiles.py`` prints one
-that is measured. What decided:
+Tiles are fixed by a table and not searched for at run time: the first step starts at once, and no result depends on
+which candidate was fastest in that run. The table is calculated, not yet measured; ``benchmarks/gpu/tune_tiles.py``
+measures and prints one. The reasons for its values:
 
-- nothing spills to memory, which ``benchmarks/gpu/aot_table.py`` shows;
+- no register spills to memory, as ``benchmarks/gpu/aot_table.py`` shows;
 - a matrix instruction takes 16 rows of a warp (sm_80) or 64 of four (sm_90), so a block has 16 or more per warp;
 - a block of 128 halves what the global kernels read of K and V through the L2 cache: at width 32 and T = 1024 the reads
   with 64 would take longer than the exponentials;
@@ -20,22 +20,22 @@ from torch import Tensor
 
 
 class Tile(NamedTuple):
-    """How one kernel is cut up and launched."""
+    """How one kernel's work is divided among programs, and how it is launched."""
 
     block: int
     """Positions that a program owns."""
     step: int
-    """Positions that it walks over at a time; 0 where a kernel has no loop."""
+    """Positions that it processes at a time; 0 where a kernel has no loop."""
     warps: int
     stages: int
 
     def options(self) -> dict[str, Any]:
-        """Launch options. Multiply-adds are fused by our choice, not by a default that Triton's releases change."""
+        """Launch options. Fused multiply-adds are requested explicitly: Triton's default may change."""
         return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
 
 
 WIDTHS = (32, 64, 128)
-"""The table's columns: a head width takes the first that is no smaller."""
+"""The table's columns: a head of width D takes the first column with width >= D."""
 
 TILES: dict[tuple[str, str], tuple[Tile, Tile, Tile]] = {
     # op, architecture (16-bit dtypes) or "fp32"     D <= 32              D <= 64              D <= 128
@@ -58,12 +58,17 @@ TILES: dict[tuple[str, str], tuple[Tile, Tile, Tile]] = {
     ("global_backward_keys", "fp32"): (Tile(32, 32, 4, 1), Tile(32, 32, 4, 1), Tile(32, 32, 8, 1)),
 }
 
-WARP_ELEMENTS, WALK = 512, 64
-"""Kernels on whole rows of C: elements that a warp holds at a time, and how often a program takes that many.
+ELEMENTS_PER_WARP = 512
+"""Kernels on whole rows of C: elements that a warp holds at a time.
 
 A row of up to 512 is then summed by one warp, without a barrier and with few shuffles for each element, and 16 elements
-a thread leave registers for 16 warps on a multiprocessor. Of 64 rows a program leaves one row of partial sums, in fp32:
-3 % of what it reads in bf16.
+per thread leave registers for 16 warps on a multiprocessor.
+"""
+
+STEPS_PER_PROGRAM = 64
+"""How often a program of these kernels takes the rows that its warps hold at a time.
+
+It leaves one row of partial sums, in fp32, for all of them: with one row at a time 3 % of what it reads in bf16.
 """
 
 PARTIAL_SUMS = Tile(16, 256, 8, 3)
@@ -90,8 +95,8 @@ def choose(op: str, x: Tensor) -> Tile:
 def choose_rows(x: Tensor) -> Tile:
     """The tile, in rows, of a kernel on whole rows of x (..., C); C is padded to a power of two."""
     columns = 1 << (x.shape[-1] - 1).bit_length()
-    step = max(1, WARP_ELEMENTS // columns)
-    return Tile(WALK * step, step, max(1, columns // WARP_ELEMENTS), 3)
+    step = max(1, ELEMENTS_PER_WARP // columns)
+    return Tile(STEPS_PER_PROGRAM * step, step, max(1, columns // ELEMENTS_PER_WARP), 3)
 
 
 def scratch(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

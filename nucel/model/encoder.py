@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..kernels.attention import attention
+from ..kernels.attention import attention, attention_weights
 from ..kernels.linear import linear
-from ..kernels.reference import attention_weights
 from ..tokenizers.nucleotide import PAD, TOKENS
 from .config import EncoderConfig
 

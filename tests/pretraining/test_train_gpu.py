@@ -15,7 +15,7 @@ from nucel.pretraining.step import Guard, make_optimizer, train_step
 from nucel.runtime.device import Precision
 from nucel.train import main
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = pytest.mark.gpu
 
 
 def windows(batch=8, positions=256):

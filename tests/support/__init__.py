@@ -1,1 +1,1 @@
-"""What the tests share: truths that share no code with ours, tiny models, and runs that are killed."""
+"""What several tests need: truths that share no code with ours, the tolerance rule, tiny models, killed runs."""

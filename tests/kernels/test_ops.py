@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dense_attention import Problem, Result, assert_as_good_as_pytorch, truth
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support import truth_rtd_loss
+from support.ids import dtype_id, lengths_id, radius_id
+from support.truth_attention import Problem, Result, assert_as_good_as_pytorch, truth
 from torch.library import opcheck
-from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from nucel.kernels import attention_cpu, reference
@@ -16,25 +17,7 @@ from nucel.kernels.attention import attention, attention_backward_op, attention_
 from nucel.kernels.rtd_loss import rtd_loss, rtd_loss_backward_op, rtd_loss_op
 from nucel.model.encoder import rotary_table
 
-EPS = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
-
-
-def dense_rtd_loss(dense, norm_weight, weight, bias, original, lengths, eps=1e-5):
-    """The unfused chain of torch's own functions."""
-    logits = F.layer_norm(F.gelu(dense), dense.shape[-1:], norm_weight, None, eps) @ weight + bias
-    per_position = F.binary_cross_entropy_with_logits(logits, original.to(logits.dtype), reduction="none")
-    real = torch.ones_like(original)
-    if lengths is not None:
-        real = torch.arange(dense.shape[1]) < lengths[:, None]
-    return (per_position * real).sum() / real.sum().clamp(min=1), logits
-
-
-def assert_as_good_as(ours, peer, exact, dtype):
-    """err(ours) <= 2 err(PyTorch in the same dtype) + eps, both against fp64, relative to the truth's size."""
-    size = exact.abs().max().clamp(min=1e-30)
-    error, allowed = (float((x.double() - exact).abs().max() / size) for x in (ours, peer))
-    assert error <= 2 * allowed + EPS[dtype], f"error {error:.3g}, PyTorch's {allowed:.3g}"
-
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 # ---- attention -------------------------------------------------------------------------------------------------------
 
@@ -58,7 +41,6 @@ def attention_problems(draw) -> Problem:
 
 
 @each_way
-@settings(max_examples=40, deadline=None)
 @given(problem=attention_problems())
 def test_attention_equals_the_dense_truth_and_its_gradient(way, problem):
     for ours, expected in zip(run(way, problem), truth(problem), strict=True):
@@ -66,9 +48,9 @@ def test_attention_equals_the_dense_truth_and_its_gradient(way, problem):
 
 
 @each_way
-@pytest.mark.parametrize("dtype", EPS)
-@pytest.mark.parametrize("radius", [None, 16, 64])
-@pytest.mark.parametrize("lengths", [None, [77, 260]])
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
+@pytest.mark.parametrize("radius", [None, 16, 64], ids=radius_id)
+@pytest.mark.parametrize("lengths", [None, [77, 260]], ids=lengths_id)
 def test_attention_is_as_precise_as_sdpa(way, dtype, radius, lengths):
     problem = Problem.draw((2, 260, 2, 32), radius, lengths, dtype)
     assert_as_good_as_pytorch(run(way, problem), problem)
@@ -94,8 +76,8 @@ def _lengths(lengths):
     return None if lengths is None else torch.tensor(lengths, dtype=torch.int32)
 
 
-@pytest.mark.parametrize("radius", [None, 0, 3, 100])
-@pytest.mark.parametrize("lengths", [None, [19, 0], [12, 1]])
+@pytest.mark.parametrize("radius", [None, 0, 3, 100], ids=radius_id)
+@pytest.mark.parametrize("lengths", [None, [19, 0], [12, 1]], ids=lengths_id)
 @pytest.mark.parametrize("layout", ["contiguous", "permuted"])
 def test_attention_passes_gradcheck(radius, lengths, layout, monkeypatch):
     monkeypatch.setattr(attention_cpu, "_BLOCK", 4)  # several blocks, the last one short
@@ -130,7 +112,7 @@ def test_what_padding_holds_changes_nothing():
     torch.testing.assert_close(out[:1, :30], short)
 
 
-def test_a_windowed_layer_costs_time_in_proportion_to_its_length():
+def test_a_local_layer_costs_time_in_proportion_to_its_length():
     def flops(positions, radius):
         qkv = torch.randn(1, positions, 3, 1, 16)
         cos, sin = rotary_table(positions, 16, 10_000.0, torch.device("cpu"))
@@ -144,7 +126,7 @@ def test_a_windowed_layer_costs_time_in_proportion_to_its_length():
     assert flops(1024, 64) < flops(1024, None) / 5
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=dtype_id)
 def test_autocast_does_not_reach_inside_the_ops(dtype):
     torch.manual_seed(0)
     qkv = torch.randn(2, 40, 3, 2, 16, dtype=dtype)
@@ -157,8 +139,8 @@ def test_autocast_does_not_reach_inside_the_ops(dtype):
 
     expected = both()
     with torch.autocast("cpu", dtype):
-        found = both()
-    for ours, outside in zip(found, expected, strict=True):
+        inside = both()
+    for ours, outside in zip(inside, expected, strict=True):
         assert torch.equal(ours, outside)
 
 
@@ -192,21 +174,22 @@ def rtd_arguments(batch=2, positions=7, width=6, seed=0, dtype=torch.float64):
     return normal(batch, positions, width), normal(width), normal(width), normal(), original
 
 
-@settings(max_examples=40, deadline=None)
+def run_rtd_loss(problem: truth_rtd_loss.Problem) -> truth_rtd_loss.Result:
+    leaves = [x.clone().requires_grad_() for x in problem[:4]]
+    loss, logits = rtd_loss(*leaves, problem.original, problem.lengths)
+    grads = torch.autograd.grad(loss, leaves, problem.grad_loss.to(loss.dtype))
+    return truth_rtd_loss.Result(loss.detach(), logits.detach(), *grads)
+
+
 @given(st.integers(1, 3), st.integers(1, 20), st.integers(2, 40), st.integers(0, 2**31), st.data())
 def test_rtd_loss_equals_the_unfused_chain(batch, positions, width, seed, data):
-    *floats, original = rtd_arguments(batch, positions, width, seed)
     lengths = data.draw(st.none() | st.lists(st.integers(0, positions), min_size=batch, max_size=batch))
-    lengths = None if lengths is None else torch.tensor(lengths)
-    loss, logits = rtd_loss(*floats, original, lengths)
-    expected, expected_logits = dense_rtd_loss(*floats, original, lengths)
-    torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(logits, expected_logits)
-    found = torch.autograd.grad(3 * loss, floats)
-    torch.testing.assert_close(found, torch.autograd.grad(3 * expected, floats), rtol=1e-7, atol=1e-9)
+    problem = truth_rtd_loss.Problem.draw((batch, positions, width), lengths, torch.float64, seed=seed)
+    for ours, expected in zip(run_rtd_loss(problem), truth_rtd_loss.truth(problem), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("lengths", [None, [7, 0], [3, 5], [0, 0]])
+@pytest.mark.parametrize("lengths", [None, [7, 0], [3, 5], [0, 0]], ids=lengths_id)
 @pytest.mark.parametrize("layout", ["contiguous", "permuted"])
 def test_rtd_loss_passes_gradcheck_and_opcheck(lengths, layout):
     dense, *rest, original = rtd_arguments()
@@ -221,17 +204,10 @@ def test_rtd_loss_passes_gradcheck_and_opcheck(lengths, layout):
     opcheck(rtd_loss_backward_op, (grad, dense, norm_weight, weight, original, logits, lengths, 1e-5))
 
 
-@pytest.mark.parametrize("dtype", EPS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
 def test_rtd_loss_is_as_precise_as_the_unfused_chain(dtype):
-    *exact, original = rtd_arguments(2, 64, 128, dtype=torch.float64)
-    given = [x.detach().to(dtype).requires_grad_() for x in exact]
-    truth_in = [x.detach().double().requires_grad_() for x in given]
-    results = []
-    for function, inputs in ((rtd_loss, given), (dense_rtd_loss, given), (dense_rtd_loss, truth_in)):
-        loss, logits = function(*inputs, original, None)
-        results.append((loss.detach(), logits.detach(), *torch.autograd.grad(loss, inputs)))
-    for ours, peer, exact in zip(*results, strict=True):
-        assert_as_good_as(ours, peer, exact, dtype)
+    problem = truth_rtd_loss.Problem.draw((2, 64, 128), None, dtype)
+    truth_rtd_loss.assert_as_good_as_pytorch(run_rtd_loss(problem), problem, floor=0.0)
 
 
 def test_no_real_position_gives_zero_loss_and_zero_gradients():
@@ -260,7 +236,7 @@ def test_flipping_logits_and_labels_together_changes_nothing():
     torch.testing.assert_close(other, -logits)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, *EPS])
+@pytest.mark.parametrize("dtype", [torch.float64, *DTYPES], ids=dtype_id)
 def test_extreme_logits_stay_finite(dtype):
     *floats, original = rtd_arguments()
     for bias in (1e4, -1e4):

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from support import close
+
 EPS = 1e-5
 
 
@@ -92,31 +94,21 @@ def truth(problem: Problem) -> Result:
     return unfused(problem._replace(**{name: getattr(problem, name).double() for name in Problem._fields[:4]}))
 
 
-def errors(result: Result, problem: Problem) -> dict[str, float]:
-    """Of each part, the largest error over the tensor."""
-    exact = truth(problem)
-    return {name: (x - y).abs().amax().item() for name, x, y in zip(Result._fields, result, exact, strict=True)}
-
-
-def errors_of_pytorch(problem: Problem, orders: int = 4) -> dict[str, float]:
+def pytorch_errors(problem: Problem, orders: int = 4) -> dict[str, float]:
     """The largest over some orders of the channels: a single number such as the loss can be exact by luck in one."""
     generator = torch.Generator().manual_seed(0)
-    found = []
+    errors = []
     for _ in range(orders):
         order = torch.randperm(problem.dense.shape[-1], generator=generator).to(problem.dense.device)
-        shuffled = {name: getattr(problem, name)[..., order] for name in ("dense", "norm_weight", "weight")}
-        found.append(errors(unfused(problem._replace(**shuffled)), problem._replace(**shuffled)))
-    return {name: max(each[name] for each in found) for name in Result._fields}
+        shuffled = problem._replace(**{x: getattr(problem, x)[..., order] for x in ("dense", "norm_weight", "weight")})
+        parts = zip(Result._fields, unfused(shuffled), truth(shuffled), strict=True)
+        errors.append({name: close.largest_error(x, exact) for name, x, exact in parts})
+    return {name: max(each[name] for each in errors) for name in Result._fields}
 
 
-def assert_as_good_as_pytorch(ours: Result, problem: Problem) -> None:
-    """err(ours, truth) <= 2 err(PyTorch in the same dtype, truth) + eps(dtype), for each part of the result.
-
-    eps is taken at the largest value of the part, or at 1.
-    """
-    exact, allowed = truth(problem), errors_of_pytorch(problem)
-    for name, error in errors(ours, problem).items():
-        rounding = torch.finfo(problem.dense.dtype).eps * getattr(exact, name).abs().amax().clamp(min=1).item()
-        assert error <= 2 * allowed[name] + rounding, (
-            f"{name}: error {error:.2e}, PyTorch's {allowed[name]:.2e}, rounding {rounding:.1e}"
-        )
+def assert_as_good_as_pytorch(ours: Result, problem: Problem, floor: float = 1.0) -> None:
+    """The rule of `support.close` for each part of the result."""
+    exact = truth(problem)
+    close.assert_as_good_as_pytorch(
+        ours._asdict(), exact._asdict(), pytorch_errors(problem), problem.dense.dtype, floor
+    )

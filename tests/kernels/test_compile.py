@@ -12,6 +12,8 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 SHARED_MEMORY_LIMIT = {80: 166_912, 90: 232_448}
 OTHER_AMPERE_LIMIT = 101_376

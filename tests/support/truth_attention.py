@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from support import close
+
 
 class Problem(NamedTuple):
     """One call of attention and the gradient that comes back."""
@@ -110,18 +112,12 @@ def in_pytorch(problem: Problem) -> Result:
 
 
 def assert_as_good_as_pytorch(ours: Result, problem: Problem) -> None:
-    """err(ours, truth) <= 2 err(PyTorch in the same dtype, truth) + eps(dtype), for out, lse, dq, dk and dv.
+    """The rule of `support.close` for out, lse, dq, dk and dv."""
+    exact, theirs = _parts(truth(problem)), _parts(in_pytorch(problem))
+    errors = {name: close.largest_error(theirs[name], exact[name]) for name in exact}
+    close.assert_as_good_as_pytorch(_parts(ours), exact, errors, problem.qkv.dtype)
 
-    An error is the largest over the tensor, and eps is taken at its largest value, or at 1.
-    """
-    exact, theirs = truth(problem), in_pytorch(problem)
-    eps = torch.finfo(problem.qkv.dtype).eps
 
-    def parts(result: Result) -> dict[str, Tensor]:
-        dq, dk, dv = result.grad_qkv.unbind(2)
-        return {"out": result.out, "lse": result.lse, "dq": dq, "dk": dk, "dv": dv}
-
-    for name, expected in parts(exact).items():
-        error, allowed = ((parts(r)[name] - expected).abs().amax().item() for r in (ours, theirs))
-        rounding = eps * expected.abs().amax().clamp(min=1).item()
-        assert error <= 2 * allowed + rounding, f"{name}: {error:.2e}, PyTorch {allowed:.2e}, rounding {rounding:.1e}"
+def _parts(result: Result) -> dict[str, Tensor]:
+    dq, dk, dv = result.grad_qkv.unbind(2)
+    return {"out": result.out, "lse": result.lse, "dq": dq, "dk": dk, "dv": dv}

@@ -1,16 +1,16 @@
-"""Laws of the RTD loss kernels: in Triton's interpreter on a CPU, compiled where there is a GPU.
-
-bf16 runs on a GPU only: the interpreter does not round to it as hardware does.
-"""
+"""Laws of the RTD loss kernels: in Triton's interpreter on a CPU, compiled where there is a GPU."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.device import DEVICE, KERNEL_DTYPES
+from support.examples import fewer_examples
+from support.ids import dtype_id, lengths_id, shape_id
+from support.truth_rtd_loss import EPS, Problem, Result, assert_as_good_as_pytorch, unfused
 from torch.nn import functional as F
-from unfused_rtd_loss import EPS, Problem, Result, assert_as_good_as_pytorch, unfused
 
 pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
@@ -19,22 +19,15 @@ import triton.language as tl
 
 from nucel.kernels import rtd_loss_triton, tiles
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (DEVICE == "cuda")
+pytestmark = pytest.mark.usefixtures("scratch_of_nan")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def many_programs():
-    """A small shape takes several programs, and adding up their sums several steps; scratch memory is full of NaN.
-
-    An element that no kernel writes is then NaN, and an element that is read before it is written spreads it.
-    """
+    """A small shape takes several programs, and adding up their sums several steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiles, "WALK", 3)
+        patch.setattr(tiles, "STEPS_PER_PROGRAM", 3)
         patch.setattr(tiles, "PARTIAL_SUMS", tiles.Tile(16, 4, 4, 1))
-        patch.setattr(
-            tiles, "scratch", lambda shape, dtype, device: torch.full(shape, torch.nan, dtype=dtype, device=device)
-        )
         yield
 
 
@@ -58,35 +51,39 @@ def assert_same_bits(a: Result, b: Result) -> None:
 # ---- against the truth -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+SHAPES = [
+    ((1, 1, 64), None),
+    ((2, 70, 64), None),
+    ((3, 33, 128), [33, 0, 20]),
+    ((3, 11, 256), [1, 11, 7]),
+    ((2, 7, 512), None),
+    ((2, 5, 1024), [5, 2]),
+    ((1, 4, 2048), None),
+    ((2, 9, 100), [3, 9]),
+    ((1, 3, 1000), None),
+    ((2, 4, 1), None),
+]
+"""(B, T, C) and lengths."""
+
+
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=dtype_id)
 @pytest.mark.parametrize(
     ("shape", "lengths"),
-    [
-        ((1, 1, 64), None),
-        ((2, 70, 64), None),
-        ((3, 33, 128), [33, 0, 20]),
-        ((3, 11, 256), [1, 11, 7]),
-        ((2, 7, 512), None),
-        ((2, 5, 1024), [5, 2]),
-        ((1, 4, 2048), None),
-        ((2, 9, 100), [3, 9]),
-        ((1, 3, 1000), None),
-        ((2, 4, 1), None),
-    ],
-    ids=str,
+    SHAPES,
+    ids=[f"{shape_id('BTC', shape)}-{lengths_id(lengths)}" for shape, lengths in SHAPES],
 )
 def test_is_as_good_as_pytorch(shape, lengths, dtype):
     problem = draw(shape, lengths, dtype)
     assert_as_good_as_pytorch(run(problem), problem)
 
 
-@settings(max_examples=15, deadline=None)
+@fewer_examples(3)
 @given(
     batch=st.integers(2, 3),
     positions=st.integers(1, 20),
     width=st.integers(8, 300),
     seed=st.integers(0, 2**31),
-    dtype=st.sampled_from(DTYPES),
+    dtype=st.sampled_from(KERNEL_DTYPES),
     data=st.data(),
 )
 def test_any_shape_is_as_good_as_pytorch(batch, positions, width, seed, dtype, data):
@@ -95,7 +92,7 @@ def test_any_shape_is_as_good_as_pytorch(batch, positions, width, seed, dtype, d
     assert_as_good_as_pytorch(run(problem), problem)
 
 
-@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES[1:], ids=dtype_id)
 def test_parameters_may_be_fp32_beside_16_bit_activations(dtype):
     problem = draw((2, 9, 128), [9, 4], dtype, parameter_dtype=torch.float32)
     ours = run(problem)
@@ -165,9 +162,9 @@ def test_padding_changes_nothing_and_has_no_gradient():
     padding = ~problem.real()
     problem.dense[padding] = torch.nan
     problem.original[padding] ^= True
-    found = run(problem)
-    assert torch.equal(found.logits[~padding], expected.logits[~padding])
-    assert_same_bits(found._replace(logits=expected.logits), expected)
+    result = run(problem)
+    assert torch.equal(result.logits[~padding], expected.logits[~padding])
+    assert_same_bits(result._replace(logits=expected.logits), expected)
     assert (expected.grad_dense[padding] == 0).all()
     assert (expected.grad_dense[~padding] != 0).any(-1).all()
 
@@ -179,14 +176,14 @@ def test_no_real_position_gives_zero():
     assert all((grad == 0).all() for grad in result[2:])
 
 
-@pytest.mark.parametrize("shape", [(0, 5, 64), (2, 0, 64)], ids=str)
+@pytest.mark.parametrize("shape", [(0, 5, 64), (2, 0, 64)], ids=["no row", "rows of length 0"])
 def test_no_position_gives_zero(shape):
     result = run(draw(shape))
     assert result.loss == 0
     assert all((grad == 0).all() for grad in result[2:])
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=dtype_id)
 @pytest.mark.parametrize("bias", [1e4, -1e4])
 def test_extreme_logits_stay_finite(bias, dtype):
     problem = draw((2, 10, 64), None, dtype)
@@ -237,7 +234,7 @@ def test_strides_do_not_matter():
     assert_same_bits(run(strided), run(problem))
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8], ids=str)
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8], ids=dtype_id)
 def test_lengths_of_any_integer_dtype(dtype):
     problem = draw((2, 10, 64), [10, 7])
     assert_same_bits(run(problem._replace(lengths=problem.lengths.to(dtype))), run(problem))

@@ -1,23 +1,24 @@
 """The registered attention op on a GPU: what the interpreter cannot show.
 
-The kernels' laws run here too: tests/property/test_attention_kernels.py takes the GPU where there is one.
+The kernels' laws run here too: tests/kernels/test_attention_triton.py takes the GPU where there is one.
 """
 
 from __future__ import annotations
 
 import pytest
 import torch
-from dense_attention import Problem, Result, assert_as_good_as_pytorch
+from support.ids import dtype_id
+from support.truth_attention import Problem, Result, assert_as_good_as_pytorch
 
 from nucel.kernels import fused_ops, reference
 from nucel.kernels.attention import attention, attention_backward_op, attention_op
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+pytestmark = pytest.mark.gpu
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 RADII = {"band": 64, "wide": 200, "global": None}
 
-each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
 each_kind = pytest.mark.parametrize("radius", RADII.values(), ids=RADII.keys())
 
 
@@ -33,7 +34,7 @@ def test_the_op_is_fused_here():
 
 @each_dtype
 @each_kind
-@pytest.mark.parametrize("width", [16, 32, 64, 128])
+@pytest.mark.parametrize("width", [16, 32, 64, 128], ids="D{}".format)
 def test_every_kernel_is_as_good_as_pytorch(width, radius, dtype):
     problem = Problem.draw((3, 451, 4, width), radius, [451, 0, 300], dtype, "cuda")
     assert_as_good_as_pytorch(run(problem), problem)
@@ -41,7 +42,7 @@ def test_every_kernel_is_as_good_as_pytorch(width, radius, dtype):
 
 @each_dtype
 @each_kind
-@pytest.mark.parametrize(("heads", "width"), [(16, 32), (8, 32), (12, 64)])
+@pytest.mark.parametrize(("heads", "width"), [(16, 32), (8, 32), (12, 64)], ids=["H16-D32", "H8-D32", "H12-D64"])
 def test_shapes_of_the_model_are_as_good_as_pytorch(heads, width, radius, dtype):
     problem = Problem.draw((2, 1024, heads, width), radius, None, dtype, "cuda")
     assert_as_good_as_pytorch(run(problem), problem)
@@ -83,7 +84,9 @@ def test_the_op_is_registered_as_pytorch_wants_it():
     torch.library.opcheck(attention_op, arguments)
 
 
-@pytest.mark.parametrize(("width", "dtype"), [(160, torch.bfloat16), (32, torch.float64)], ids=str)
+@pytest.mark.parametrize(
+    ("width", "dtype"), [(160, torch.bfloat16), (32, torch.float64)], ids=["D160-bfloat16", "D32-float64"]
+)
 def test_what_the_kernels_do_not_take_runs_the_reference_and_says_so(width, dtype):
     problem = Problem.draw((1, 40, 2, width), 5, None, dtype, "cuda")
     with pytest.warns(UserWarning, match="PyTorch reference"):

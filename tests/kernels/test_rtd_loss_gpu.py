@@ -1,22 +1,23 @@
 """The registered RTD loss op on a GPU: what the interpreter cannot show.
 
-The kernels' laws run here too: tests/property/test_rtd_loss_kernels.py takes the GPU where there is one.
+The kernels' laws run here too: tests/kernels/test_rtd_loss_triton.py takes the GPU where there is one.
 """
 
 from __future__ import annotations
 
 import pytest
 import torch
-from unfused_rtd_loss import EPS, Problem, Result, assert_as_good_as_pytorch
+from support.ids import dtype_id
+from support.truth_rtd_loss import EPS, Problem, Result, assert_as_good_as_pytorch
 
 from nucel.kernels import fused_ops, reference
 from nucel.kernels.rtd_loss import rtd_loss, rtd_loss_backward_op, rtd_loss_op
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+pytestmark = pytest.mark.gpu
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
-each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
 
 
 def run(problem: Problem) -> Result:
@@ -33,14 +34,14 @@ def test_the_op_is_fused_here():
 
 
 @each_dtype
-@pytest.mark.parametrize("width", [1, 64, 100, 256, 512, 768, 1024, 2048])
+@pytest.mark.parametrize("width", [1, 64, 100, 256, 512, 768, 1024, 2048], ids="C{}".format)
 def test_every_kernel_is_as_good_as_pytorch(width, dtype):
     problem = Problem.draw((3, 451, width), [451, 0, 300], dtype, "cuda")
     assert_as_good_as_pytorch(run(problem), problem)
 
 
 @each_dtype
-@pytest.mark.parametrize("width", [256, 512])
+@pytest.mark.parametrize("width", [256, 512], ids="C{}".format)
 def test_shapes_of_the_model_are_as_good_as_pytorch(width, dtype):
     problem = Problem.draw((8, 1024, width), None, dtype, "cuda", parameter_dtype=torch.float32)
     assert_as_good_as_pytorch(run(problem), problem)
@@ -60,8 +61,8 @@ def test_gradients_flow_through_the_public_function():
     leaves = [x.clone().requires_grad_() for x in problem[:4]]
     loss, logits = rtd_loss(*leaves, problem.original, problem.lengths)
     loss.backward(problem.grad_loss)
-    found = (loss, logits, *(x.grad for x in leaves))
-    for name, x, y in zip(Result._fields, found, run(problem), strict=True):
+    results = (loss, logits, *(x.grad for x in leaves))
+    for name, x, y in zip(Result._fields, results, run(problem), strict=True):
         assert torch.equal(x, y), name
 
 
@@ -101,7 +102,9 @@ def test_the_op_is_registered_as_pytorch_wants_it():
     torch.library.opcheck(rtd_loss_op, (*leaves, problem.original, problem.lengths, EPS))
 
 
-@pytest.mark.parametrize(("width", "dtype"), [(2049, torch.bfloat16), (64, torch.float64)], ids=str)
+@pytest.mark.parametrize(
+    ("width", "dtype"), [(2049, torch.bfloat16), (64, torch.float64)], ids=["C2049-bfloat16", "C64-float64"]
+)
 def test_what_the_kernels_do_not_take_runs_the_reference_and_says_so(width, dtype):
     problem = Problem.draw((1, 40, width), None, dtype, "cuda")
     with pytest.warns(UserWarning, match="PyTorch reference"):

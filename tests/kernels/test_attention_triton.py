@@ -1,35 +1,27 @@
-"""Laws of the attention kernels: in Triton's interpreter on a CPU, compiled where there is a GPU.
-
-bf16 runs on a GPU only: the interpreter's products of bf16 are not bf16's.
-"""
+"""Laws of the attention kernels: in Triton's interpreter on a CPU, compiled where there is a GPU."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from dense_attention import Problem, Result, assert_as_good_as_pytorch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.device import DEVICE, KERNEL_DTYPES
+from support.examples import fewer_examples
+from support.ids import dtype_id, lengths_id, radius_id, shape_id
+from support.truth_attention import Problem, Result, assert_as_good_as_pytorch
 
 pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
-from nucel.kernels import attention_triton, tiles
+from nucel.kernels import attention_triton
 from nucel.kernels.attention import flops, visible_pairs
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (DEVICE == "cuda")
+pytestmark = pytest.mark.usefixtures("scratch_of_nan")
+
 KINDS = {"band": 9, "wide": 70, "global": None}
 """A radius for each of the three ways that attention is computed."""
 
 each_kind = pytest.mark.parametrize("radius", KINDS.values(), ids=KINDS.keys())
-
-
-@pytest.fixture(autouse=True)
-def scratch_of_nan(monkeypatch):
-    """An element that no kernel writes is NaN, and an element that is read before it is written spreads it."""
-    monkeypatch.setattr(
-        tiles, "scratch", lambda shape, dtype, device: torch.full(shape, torch.nan, dtype=dtype, device=device)
-    )
 
 
 def run(problem: Problem) -> Result:
@@ -51,40 +43,49 @@ def assert_same_bits(a: Result, b: Result) -> None:
 # ---- against the truth -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(
-    ("shape", "radius", "lengths"),
-    [
-        ((1, 1, 1, 32), 0, None),
-        ((1, 1, 1, 32), None, None),
-        ((1, 33, 2, 32), 0, None),
-        ((2, 70, 2, 32), 5, None),
-        ((1, 64, 1, 32), 16, None),
-        ((1, 200, 1, 32), 64, None),
-        ((3, 130, 1, 32), 64, [0, 130, 77]),
-        ((3, 131, 1, 32), 65, [0, 131, 66]),
-        ((1, 150, 1, 32), 100, None),
-        ((1, 150, 2, 32), None, None),
-        ((3, 140, 1, 32), None, [140, 0, 65]),
-        ((1, 128, 1, 32), None, None),
-        ((2, 66, 1, 64), 31, [66, 1]),
-        ((2, 66, 1, 64), None, [66, 64]),
-        ((1, 66, 1, 128), 20, None),
-        ((1, 66, 1, 128), None, None),
-        ((1, 37, 2, 16), 7, None),
-        ((1, 37, 2, 16), None, None),
-        ((1, 37, 1, 24), 7, None),
-        ((1, 37, 1, 2), None, None),
-        ((1, 37, 1, 96), 40, None),
-    ],
-    ids=str,
-)
+SHAPES = [
+    ((1, 1, 1, 32), 0, None),
+    ((1, 1, 1, 32), None, None),
+    ((1, 33, 2, 32), 0, None),
+    ((2, 70, 2, 32), 5, None),
+    ((1, 64, 1, 32), 16, None),
+    ((1, 200, 1, 32), 64, None),
+    ((3, 130, 1, 32), 64, [0, 130, 77]),
+    ((3, 131, 1, 32), 65, [0, 131, 66]),
+    ((1, 150, 1, 32), 100, None),
+    ((1, 150, 2, 32), None, None),
+    ((3, 140, 1, 32), None, [140, 0, 65]),
+    ((1, 128, 1, 32), None, None),
+    ((2, 66, 1, 64), 31, [66, 1]),
+    ((2, 66, 1, 64), None, [66, 64]),
+    ((1, 66, 1, 128), 20, None),
+    ((1, 66, 1, 128), None, None),
+    ((1, 37, 2, 16), 7, None),
+    ((1, 37, 2, 16), None, None),
+    ((1, 37, 1, 24), 7, None),
+    ((1, 37, 1, 2), None, None),
+    ((1, 37, 1, 96), 40, None),
+]
+"""(B, T, H, D), radius and lengths."""
+
+
+def case(shape, radius, lengths):
+    """One of SHAPES with a readable id; slow if the interpreter has many rows to compute."""
+    name = "-".join((shape_id("BTHD", shape), radius_id(radius), lengths_id(lengths)))
+    batch, positions, heads, _ = shape
+    marks = [pytest.mark.slow] if batch * heads * positions > 132 else []
+    return pytest.param(shape, radius, lengths, id=name, marks=marks)
+
+
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=dtype_id)
+@pytest.mark.parametrize(("shape", "radius", "lengths"), [case(*each) for each in SHAPES])
 def test_is_as_good_as_pytorch(shape, radius, lengths, dtype):
     problem = draw(shape, radius, lengths, dtype)
     assert_as_good_as_pytorch(run(problem), problem)
 
 
-@settings(max_examples=12, deadline=None)
+@pytest.mark.slow
+@fewer_examples(3)
 @given(
     positions=st.integers(1, 100),
     radius=st.one_of(st.none(), st.integers(0, 100)),
@@ -97,6 +98,7 @@ def test_any_shape_is_as_good_as_pytorch(positions, radius, width, data):
     assert_as_good_as_pytorch(run(problem), problem)
 
 
+@pytest.mark.slow
 def test_large_scores_do_not_overflow():
     problem = draw((1, 70, 1, 32), 20)
     for radius in KINDS.values():
@@ -107,6 +109,7 @@ def test_large_scores_do_not_overflow():
 # ---- laws ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @each_kind
 def test_two_runs_give_the_same_bits(radius):
     problem = draw((2, 90, 2, 32), radius, [90, 50])
@@ -122,12 +125,14 @@ def test_constant_values_give_constant_output(radius):
     assert (out[:, 81:] == 0).all()
 
 
-def test_a_window_over_all_positions_is_global():
+@pytest.mark.slow
+def test_a_radius_over_all_positions_is_global():
     problem = draw((2, 75, 1, 32), None, [75, 40])
     for radius in (74, 75, 10**12):
         assert_same_bits(run(problem._replace(radius=radius)), run(problem))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("radius", [KINDS["band"], KINDS["wide"]], ids=["band", "wide"])
 def test_rows_do_not_depend_on_what_they_cannot_see(radius):
     problem = draw((1, 150, 1, 32), radius)
@@ -140,6 +145,7 @@ def test_rows_do_not_depend_on_what_they_cannot_see(radius):
     assert torch.equal(before.grad_qkv[:, rows, 0], after.grad_qkv[:, rows, 0])
 
 
+@pytest.mark.slow
 @each_kind
 def test_reversing_positions_commutes(radius):
     problem = draw((1, 90, 1, 32), radius, dtype=torch.float32)
@@ -152,6 +158,7 @@ def test_reversing_positions_commutes(radius):
         torch.testing.assert_close(x, y, rtol=0, atol=32 * torch.finfo(torch.float32).eps)
 
 
+@pytest.mark.slow
 @each_kind
 def test_padding_changes_nothing(radius):
     lengths = [90, 33, 0]
@@ -172,6 +179,7 @@ def test_full_lengths_are_no_lengths(radius):
     assert_same_bits(run(problem), run(problem._replace(lengths=None)))
 
 
+@pytest.mark.slow
 @each_kind
 def test_batch_rows_are_independent(radius):
     problem = draw((3, 75, 1, 32), radius, [75, 10, 64])
@@ -184,6 +192,7 @@ def test_batch_rows_are_independent(radius):
         assert_same_bits(alone, Result(*(x[one] for x in together)))
 
 
+@pytest.mark.slow
 @each_kind
 def test_strides_do_not_matter(radius):
     problem = draw((2, 40, 2, 32), radius, [40, 29])
@@ -198,7 +207,7 @@ def test_strides_do_not_matter(radius):
     assert_same_bits(run(permuted), run(problem))
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8], ids=str)
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8], ids=dtype_id)
 def test_lengths_of_any_integer_dtype(dtype):
     problem = draw((2, 40, 1, 32), 5, [40, 7])
     assert_same_bits(run(problem._replace(lengths=problem.lengths.to(dtype))), run(problem))
