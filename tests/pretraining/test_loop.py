@@ -99,7 +99,7 @@ def test_a_dry_run_estimates_and_writes_nothing(run, tmp_path, monkeypatch):
 
 
 def test_a_small_memory_gets_a_small_micro_batch(run, monkeypatch):
-    monkeypatch.setattr("nucel.pretraining.cost.free_memory", lambda device: 0)
+    monkeypatch.setattr("nucel.runtime.environment.free_memory", lambda device: 0)
     code, _, stderr = run()
     assert code == 0 and "micro-batch 1, 8 to a step" in stderr
 
