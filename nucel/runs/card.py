@@ -12,7 +12,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from ..runtime import files
-from . import directory, log
+from . import log
+from .directory import RunDescription, RunDirectory
 
 _FRONT_MATTER = """\
 ---
@@ -91,58 +92,58 @@ _MEANINGS = {
     "rtd_precision": "share of the bases judged replaced that are",
     "replaced_fraction": "share of the positions that hold a replaced base",
 }
-"""Figures of a validation. Accuracy over all positions is not among them: a constant guess already has 0.9."""
+"""Metrics of a validation. Accuracy over all positions is not among them: a constant guess already has 0.9."""
 _FILES = (
     ("`checkpoints/`", "what a resume needs; `sha256sum -c SHA256SUMS` in one of them tells whether it is intact"),
     ("`run.json`", "recipe, genome, windows, versions and command, for programs; its paths are those of that machine"),
-    ("`metrics.jsonl`", "a line of figures for each log interval (`train`) and each validation"),
+    ("`metrics.jsonl`", "a line of metrics for each log interval (`train`) and each validation"),
     ("`summary.json`", "what the trainer printed at its end"),
     ("`loss.png`", "losses, AUROC and throughput; `python -m nucel.plot .` draws them anew"),
-    ("`tensorboard/`", "the same figures for TensorBoard, where the run was started with `--track`"),
+    ("`tensorboard/`", "the same metrics for TensorBoard, where the run was started with `--track`"),
 )
 
 
-def write(run: Path) -> None:
+def write(run: RunDirectory) -> None:
     """Write RUN/README.md, and a README.md in each of the run's model folders; each is replaced at once.
 
     Raises:
         CheckpointError: there is no run with a checkpoint, or the files cannot be written.
     """
-    with directory.writing(run, "its card"):
-        folders = directory.published(run)
+    with run.writing("its card"):
+        folders = run.published()
         for folder in folders:
-            files.write_text(folder / "README.md", _card(run, folder, folder))
+            files.write_text(folder / run.card.name, _card(run, folder, folder))
         # The first is the discriminator where there is one.
-        files.write_text(run / "README.md", _card(run, run, folders[0]))
+        files.write_text(run.card, _card(run, run.path, folders[0]))
 
 
-def _card(run: Path, place: Path, folder: Path) -> str:
-    """The card that lies in `place` and says how to load the model folder from there."""
-    description = directory.read_description(run)
+def _card(run: RunDirectory, where: Path, folder: Path) -> str:
+    """The card in the folder `where`, which says how to load the model folder from there."""
+    description = run.read_description()
     lines = log.read_metrics(run)
     head = _HEADS[_config(folder)["architectures"][0]]
-    title = run.resolve().name
-    files = " and ".join(f"`{Path(file).name}`" for file in description["genome"]["files"])
+    title = run.path.resolve().name
+    genome = " and ".join(f"`{Path(file).name}`" for file in description.genome.files)
     parts = [
         _FRONT_MATTER.format(task=head.task),
-        f"# {title}" if place == run else f"# {title}: {place.name}",
-        f"Pre-trained on {files} by NucEL: a ModernBERT encoder of DNA with one token per base, read by transformers "
+        f"# {title}" if where == run.path else f"# {title}: {where.name}",
+        f"Pre-trained on {genome} by NucEL: a ModernBERT encoder of DNA with one token per base, read by transformers "
         "without custom code.",
-        *_use(place, folder, head),
+        *_use(where, folder, head),
         "## What it was trained on",
-        _trained_on(description, lines, directory.newest_step(run), files),
+        _trained_on(description, lines, run.newest_step(), genome),
         "## What it reaches",
-        *_figures(lines, directory.read_summary(run), description["windows"]["held_out"]),
+        *_results(lines, run.read_summary(), description.windows.held_out),
         "## What it was not evaluated for",
-        _limits(description["recipe"]),
+        _limits(description.context),
         "## Recipe",
-        f"```sh\n{_without_folders(description['command'])}\n```",
+        f"```sh\n{_without_folders(description.command)}\n```",
         "Folders are left out of this command. With `--resume auto`, the same command on the same files continues the "
         "run if it has not come to its end. All settings that decide the result:",
-        f"```json\n{json.dumps(description['recipe'], indent=2)}\n```",
+        f"```json\n{json.dumps(description.recipe, indent=2)}\n```",
     ]
-    if place == run:
-        names = ", ".join(f"`{path.name}/`" for path in directory.published(run))
+    if where == run.path:
+        names = ", ".join(f"`{path.name}/`" for path in run.published())
         networks = (names, "the newest checkpoint's weights, ready for the hub with a card like this")
         parts += ["## Files", _table(("file", "what it is"), [networks, *_FILES])]
     return "\n\n".join(parts) + "\n"
@@ -152,12 +153,12 @@ def _config(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
-def _use(place: Path, folder: Path, head: _Head) -> list[str]:
-    """How to load a model folder, for someone who stands in `place`."""
-    name = json.dumps("." if place == folder else folder.name)
+def _use(where: Path, folder: Path, head: _Head) -> list[str]:
+    """How to load a model folder from the folder `where`."""
+    name = json.dumps("." if where == folder else folder.name)
     values = {"folder": name, "width": _config(folder)["hidden_size"]}
     return [
-        "## Use" if place == folder else f"## Use `{folder.name}/`",
+        "## Use" if where == folder else f"## Use `{folder.name}/`",
         head.role,
         f"```python\n{_EMBED.format(**values)}\n```",
         f"```python\n{head.lines}\n```",
@@ -166,32 +167,32 @@ def _use(place: Path, folder: Path, head: _Head) -> list[str]:
     ]
 
 
-def _trained_on(description: dict[str, Any], lines: list[dict[str, Any]], step: int, files: str) -> str:
-    recipe, genome, windows = description["recipe"], description["genome"], description["windows"]
+def _trained_on(description: RunDescription, lines: list[dict[str, Any]], step: int, genome: str) -> str:
+    windows = description.windows
     rates = [line["tokens_per_s"] for line in lines if "tokens_per_s" in line]
 
     def amount(steps: int) -> str:
-        drawn = steps * recipe["batch_size"]
-        return f"{steps:,} steps, {drawn * recipe['context']:,} tokens, {drawn / windows['train']:.3g} epochs"
+        drawn = steps * description.batch_size
+        return f"{steps:,} steps, {drawn * description.context:,} tokens, {drawn / windows.train:.3g} epochs"
 
     rows = [
-        ("genome", f"{files}: {genome['contigs']:,} contig(s), {genome['length_bp'] / 1e6:,.2f} Mb"),
-        ("fingerprint", f"`{genome['fingerprint']}`, SHA-256 of the uncompressed FASTA"),
-        ("windows", f"{windows['train']:,} to train on, {windows['held_out']:,} held out"),
-        ("batch", f"{recipe['batch_size']:,} windows of {recipe['context']:,} tokens"),
-        ("schedule", amount(recipe["steps"])),
+        ("genome", f"{genome}: {description.genome.contigs:,} contig(s), {description.genome.length_bp / 1e6:,.2f} Mb"),
+        ("fingerprint", f"`{description.genome.fingerprint}`, SHA-256 of the uncompressed FASTA"),
+        ("windows", f"{windows.train:,} to train on, {windows.held_out:,} held out"),
+        ("batch", f"{description.batch_size:,} windows of {description.context:,} tokens"),
+        ("schedule", amount(description.steps)),
         ("these weights", amount(step)),
     ]
     if skipped := sum(line.get("skipped_steps", 0) for line in lines):
         rows.append(("skipped steps", f"{skipped:,}, whose loss or gradient was not finite"))
     if rates:
         rows.append(("speed", f"{median(rates):,.0f} tokens/s"))
-    rows.append(("made with", ", ".join(f"{name} {x}" for name, x in description["versions"].items() if x)))
+    rows.append(("made with", ", ".join(f"{name} {x}" for name, x in description.versions.items() if x)))
     return _table(("what", ""), rows)
 
 
-def _figures(lines: list[dict[str, Any]], summary: dict[str, Any], held_out: int) -> list[str]:
-    """The newest validation's figures, and the AUROC's interval where the trainer has come to its end since."""
+def _results(lines: list[dict[str, Any]], summary: dict[str, Any], held_out: int) -> list[str]:
+    """The newest validation, and the AUROC's interval where the trainer has come to its end since."""
     validations = [line for line in lines if line["split"] == "validation"]
     if not validations:
         return ["There has been no validation yet."]
@@ -207,15 +208,15 @@ def _figures(lines: list[dict[str, Any]], summary: dict[str, Any], held_out: int
     windows = f"{summary['val_windows']:,} of {held_out:,}" if "val_windows" in summary else "the"
     return [
         f"On {windows} held-out windows, after {newest['step']:,} steps:",
-        _table(("figure", "value", "what it means"), rows),
+        _table(("metric", "value", "what it means"), rows),
     ]
 
 
-def _limits(recipe: dict[str, Any]) -> str:
+def _limits(context: int) -> str:
     return "\n".join((
         "- No downstream task: neither regulatory elements nor splice sites, variant effects or anything clinical.",
         "- No other genome. What is held out is from the same genome, and repeats may occur on both sides.",
-        f"- No sequence of more than {recipe['context'] - 1:,} bases: none was seen in training.",
+        f"- No sequence of more than {context - 1:,} bases: none was seen in training.",
         "- A loss can be compared with another run's on the same windows only, and a discriminator's only beside the "
         "same generator, which sets its task.",
     ))  # fmt: skip

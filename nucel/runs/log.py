@@ -1,4 +1,4 @@
-"""Where a run's figures go as they come: metrics.jsonl, and TensorBoard's event files where asked for."""
+"""Where a run's metrics go as they come: metrics.jsonl, and TensorBoard's event files where asked for."""
 
 from __future__ import annotations
 
@@ -7,25 +7,23 @@ import importlib.util
 import json
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import ConfigError
 from ..runtime.files import finite
-from .directory import writing
+from .directory import RunDirectory
 
 
-def append_metrics(run: Path, line: dict[str, Any]) -> None:
-    with writing(run, "a line of metrics.jsonl"), open(run / "metrics.jsonl", "a", encoding="utf-8") as file:
+def append_metrics(run: RunDirectory, line: dict[str, Any]) -> None:
+    with run.writing("a line of metrics.jsonl"), open(run.metrics, "a", encoding="utf-8") as file:
         file.write(json.dumps(finite(line)) + "\n")
 
 
-def read_metrics(run: Path) -> list[dict[str, Any]]:
+def read_metrics(run: RunDirectory) -> list[dict[str, Any]]:
     """All lines of metrics.jsonl; a last line cut short by a crash is left out."""
-    path = run / "metrics.jsonl"
     lines = []
-    if path.exists():
-        for text in path.read_text(encoding="utf-8").splitlines():
+    if run.metrics.exists():
+        for text in run.metrics.read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(json.JSONDecodeError):
                 lines.append(json.loads(text))
     return lines
@@ -42,10 +40,10 @@ def require(tensorboard: bool) -> None:
 
 
 @contextlib.contextmanager
-def recording(run: Path, after: int, tensorboard: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that takes lines of metrics.jsonl, {"step": ..., "split": ..., and figures}.
+def recording(run: RunDirectory, after: int, tensorboard: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that takes lines of metrics.jsonl, {"step": ..., "split": ..., and numbers}.
 
-    Each figure of a line becomes the scalar `figure/split` in RUN/tensorboard. A run that is continued after a step
+    Each number of a line becomes the scalar `name/split` in RUN/tensorboard. A run that is continued after a step
     writes those past it again; TensorBoard is told to drop the older ones.
     """
     if not tensorboard:
@@ -61,5 +59,5 @@ def recording(run: Path, after: int, tensorboard: bool) -> Iterator[Callable[[di
                 writer.add_scalar(f"{name}/{line['split']}", value, line["step"])
         writer.flush()  # so that a kill loses nothing
 
-    with SummaryWriter(str(run / "tensorboard"), purge_step=after + 1) as writer:
+    with SummaryWriter(str(run.tensorboard), purge_step=after + 1) as writer:
         yield record
