@@ -10,7 +10,7 @@ from __future__ import annotations
 import filecmp
 import itertools
 import json
-import pickle
+import math
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,13 +162,16 @@ def restore(run: RunDirectory, state: TrainState, device: torch.device) -> Resto
     for checkpoint in reversed(run.checkpoints()):
         try:
             saved, weights = _read(checkpoint, state.model, device)
+            _require_content(saved, state)
             _require_origin(checkpoint, saved, description)
         except (CheckpointError, HubError, OSError) as error:
             warnings.append(f"{checkpoint} is skipped: {error}")
             continue
         for name, network in state.model.named_children():
             network.load_state_dict(weights[name])
-        state.optimizer.load_state_dict(saved["optimizer"])
+        # The groups' settings are the recipe's, which is the same; only the moments are the checkpoint's.
+        groups = state.optimizer.state_dict()["param_groups"]
+        state.optimizer.load_state_dict({"state": saved["optimizer"]["state"], "param_groups": groups})
         state.scaler.load_state_dict(saved["scaler"])
         if others := differences(saved["versions"], versions(device)):
             warnings.append(
@@ -191,16 +194,77 @@ def _read(
         raise CheckpointError("; ".join(wrong))
     try:
         saved = torch.load(checkpoint / _TRAINER, map_location=device, weights_only=True)
-    except pickle.UnpicklingError as error:
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # torch's reader raises many kinds for a file that torch did not write
         raise CheckpointError(f"{_TRAINER} cannot be read by torch {torch.__version__} ({error})") from None
     return saved, {name: hub.weights_for(getattr(model, name), checkpoint / name) for name in names}
+
+
+def _require_content(saved: Any, state: TrainState) -> None:
+    """Refuse what `save` did not write: fused optimizers take moments of any shape, and write beyond their end.
+
+    Raises:
+        CheckpointError: says which entry is wrong.
+    """
+    kinds = {"step": int, "optimizer": dict, "scaler": dict, "run": dict, "versions": dict}
+    if not isinstance(saved, dict) or saved.keys() != kinds.keys():
+        raise CheckpointError(f"{_TRAINER} must hold {', '.join(kinds)}")
+    for name, kind in kinds.items():
+        if type(saved[name]) is not kind:
+            raise CheckpointError(f"{_TRAINER}: {name} must be of type {kind.__name__}")
+    if saved["optimizer"].keys() != {"state", "param_groups"} or type(saved["optimizer"]["state"]) is not dict:
+        raise CheckpointError(f"{_TRAINER}: optimizer must hold state and param_groups")
+    _require_moments(saved["optimizer"]["state"], saved["step"], state)
+    expected = state.scaler.state_dict()
+    if saved["scaler"].keys() != expected.keys():
+        raise CheckpointError(f"{_TRAINER}: scaler must hold {', '.join(expected) or 'nothing'}")
+    for name, value in saved["scaler"].items():
+        if type(value) not in (int, float) or not 0 <= value < math.inf:
+            raise CheckpointError(f"{_TRAINER}: scaler.{name} must be a number of at least 0, got {value!r:.60}")
+
+
+def _require_moments(moments: dict[Any, Any], step: int, state: TrainState) -> None:
+    """Moments of the optimizer's parameters, by their numbers; a parameter without any gradient yet has none."""
+    names = {id(parameter): name for name, parameter in state.model.named_parameters()}
+    parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
+    if others := [key for key in moments if type(key) is not int or not 0 <= key < len(parameters)]:
+        raise CheckpointError(f"{_TRAINER}: the optimizer has no parameter {others[0]!r:.60}, only {len(parameters)}")
+    for number, own in moments.items():
+        parameter = parameters[number]
+        where = f"{_TRAINER}: the optimizer's state of {names[id(parameter)]}"
+        if type(own) is not dict or own.keys() != {"step", "exp_avg", "exp_avg_sq"}:
+            raise CheckpointError(f"{where} must hold step, exp_avg and exp_avg_sq")
+        count = torch.zeros((), device=parameter.device)
+        for name, like in (("step", count), ("exp_avg", parameter), ("exp_avg_sq", parameter)):
+            if wrong := _difference_in_form(own[name], like):
+                raise CheckpointError(f"{where}: {name} {wrong}")
+        if not 0 <= own["step"].item() <= step:
+            raise CheckpointError(f"{where}: step is {own['step'].item():g} after {step} steps")
+
+
+def _difference_in_form(value: Any, like: Tensor) -> str | None:
+    """What makes a value unfit to take the place of a tensor."""
+    if type(value) is not Tensor or value.layout != torch.strided or value.device.type != like.device.type:
+        return f"must be a dense tensor on {like.device.type}"
+    if value.dtype != like.dtype:
+        return f"has dtype {value.dtype}, must be {like.dtype}"
+    if value.shape != like.shape:
+        return f"has shape {tuple(value.shape)}, must be {tuple(like.shape)}"
+    if value.stride() != like.stride():
+        return f"has strides {value.stride()}, must be {like.stride()}"
+    return None
 
 
 def _require_origin(checkpoint: Path, saved: dict[str, Any], description: RunDescription) -> None:
     """Refuse what is intact but not where it belongs: another step's checkpoint, or another run's."""
     if checkpoint.name != f"step-{saved['step']:08d}":
         raise CheckpointError(f"it holds step {saved['step']}")
-    if lines := description.differences(RunDescription.from_json(saved["run"])):
+    try:
+        origin = RunDescription.from_json(saved["run"])
+    except ValueError as error:
+        raise CheckpointError(f"{_TRAINER}: run: {error}") from None
+    if lines := description.differences(origin):
         raise CheckpointError(f"it is of another run ({'; '.join(lines)})")
 
 
