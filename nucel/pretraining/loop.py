@@ -105,7 +105,7 @@ class Loop:
         self.watch = Stopwatch()
         self.tokens_per_s: float | None = None
         """Over all ranks and the whole session, but for its first step, which compiles kernels."""
-        self.skipped_steps = sum(line.get("skipped_steps", 0) for line in log.read_metrics(run))
+        self.skipped_steps = sum(line.get("skipped_steps") or 0 for line in log.read_metrics(run))
         """Of the whole run, sessions before this one included."""
         self._steps, self._logged = 0, (0, 0.0)
         self._tokens_per_step = config.batch_size * config.context

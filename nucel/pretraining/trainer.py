@@ -256,9 +256,8 @@ def _train(config: TrainConfig, command: str, precision: Precision, run: RunDire
             f"do all ranks read the same {run}?"
         )
     if place.speaks:
-        for warning in warnings:
+        for warning in (*warnings, *checkpoint.rewind(run, first)):
             note(warning)
-        checkpoint.rewind(run, first)
         banner(config, setup, precision, place, run)
         if resumed:
             console.print(f"  continuing after step {first}")
@@ -326,5 +325,7 @@ def _plot(run: RunDirectory) -> None:
 
     try:
         plot_run(run)
+    except CheckpointError as error:  # a finished run was resumed, and its metrics are lost
+        note(f"No loss.png: {error}")
     except ModuleNotFoundError as missing:
         console.print(f"No loss.png: {missing.name} is not installed (pip install 'nucel\\[plots]')")

@@ -24,7 +24,7 @@ from ..runtime.environment import versions
 from ..runtime.errors import CheckpointError, HubError
 from ..runtime.files import differences, mib
 from .directory import RunDescription, RunDirectory
-from .log import read_metrics
+from .log import parse_metrics
 
 _TRAINER = "trainer.pt"
 
@@ -276,18 +276,28 @@ def _set_aside(checkpoint: Path) -> None:
         files.fsync(checkpoint.parent)
 
 
-def rewind(run: RunDirectory, step: int) -> None:
+def rewind(run: RunDirectory, step: int) -> list[str]:
     """Make the directory that of a run which has just saved `step` (0: which begins); for its one writer.
 
     Newer checkpoints, which `restore` has skipped, are set aside as step-N.damaged, metrics after the step are dropped,
     what a killed writer left under temporary names is removed, and the step's weights are published again.
+
+    Returns:
+        what was damaged of the files that a resume does not need.
     """
     for checkpoint in run.checkpoints():
         if checkpoint.name > run.checkpoint(step).name:
             _set_aside(checkpoint)
     run.remove_leftovers()
+    warnings = []
+    if run.has_damaged_summary():
+        warnings.append(f"{run.summary} is damaged; it is written anew at the end")
     with run.writing("the metrics and weights to continue from"):
-        kept = [line for line in read_metrics(run) if line["step"] <= step]
+        lines, damaged = parse_metrics(run)
+        if damaged:
+            warnings.append(f"{run.metrics} has {damaged} damaged line(s), which are dropped")
+        kept = [line for line in lines if line["step"] <= step]
         files.write_text(run.metrics, "".join(json.dumps(line) + "\n" for line in kept))
         if step:
             _publish(run.checkpoint(step), run)
+    return warnings

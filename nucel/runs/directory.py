@@ -88,7 +88,7 @@ class RunDescription:
         fields["genome"] = GenomeDescription(**_fields(GenomeDescription, fields["genome"], "genome"))
         fields["windows"] = WindowCounts(**_fields(WindowCounts, fields["windows"], "windows"))
         description = cls(**fields)
-        for name, kind in (("batch_size", int), ("context", int), ("steps", int), ("objective", str)):
+        for name, kind in _RECIPE.items():
             if not isinstance(description.recipe.get(name), kind):
                 raise ValueError(f"recipe.{name} must be {kind.__name__}, got {description.recipe.get(name)!r}")
         return description
@@ -104,6 +104,8 @@ class RunDescription:
         return lines
 
 
+_RECIPE = {"batch_size": int, "context": int, "steps": int, "objective": str, "model": dict}
+"""What the files of a run read from its recipe."""
 _JSON_TYPES = {"list[str]": list, "str": str, "int": int}
 
 
@@ -163,7 +165,7 @@ class RunDirectory:
         return self.path / "run.json"
 
     @property
-    def _summary(self) -> Path:
+    def summary(self) -> Path:
         return self.path / "summary.json"
 
     @property
@@ -208,7 +210,7 @@ class RunDirectory:
     def remove_leftovers(self) -> None:
         """Remove what killed trainers left under temporary names; what other programs write here is left alone."""
         networks = self.published() if self.has_checkpoint() else []
-        own = (self._description, self._summary, self.metrics, self.card, self.curves, self.not_finite)
+        own = (self._description, self.summary, self.metrics, self.card, self.curves, self.not_finite)
         for target in (*own, self.demo_genome, *networks):
             for leftover in files.leftovers(target):
                 files.remove(leftover)
@@ -250,11 +252,21 @@ class RunDirectory:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Keep what the trainer printed when it ended, in RUN/summary.json."""
         with self.writing("summary.json"):
-            files.write_text(self._summary, json.dumps(finite(summary), indent=2) + "\n")
+            files.write_text(self.summary, json.dumps(finite(summary), indent=2) + "\n")
 
     def read_summary(self) -> dict[str, Any]:
-        """What summary.json holds; empty where no trainer has come to its end."""
-        return json.loads(self._summary.read_text(encoding="utf-8")) if self._summary.exists() else {}
+        """What summary.json holds; empty where no trainer has come to its end, and where the file is damaged."""
+        return self._parse_summary() or {}
+
+    def has_damaged_summary(self) -> bool:
+        return self.summary.exists() and self._parse_summary() is None
+
+    def _parse_summary(self) -> dict[str, Any] | None:
+        try:
+            content = json.loads(self.summary.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return None
+        return content if isinstance(content, dict) else None
 
     @contextlib.contextmanager
     def writing(self, what: str, needed_bytes: int = 0) -> Iterator[None]:

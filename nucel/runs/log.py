@@ -20,13 +20,31 @@ def append_metrics(run: RunDirectory, line: dict[str, Any]) -> None:
 
 
 def read_metrics(run: RunDirectory) -> list[dict[str, Any]]:
-    """All lines of metrics.jsonl; a last line cut short by a crash is left out."""
-    lines = []
+    """All lines of metrics.jsonl; damaged ones, as a last line that a crash cut short, are left out."""
+    return parse_metrics(run)[0]
+
+
+def parse_metrics(run: RunDirectory) -> tuple[list[dict[str, Any]], int]:
+    """The lines of metrics.jsonl, and how many are damaged."""
+    lines, damaged = [], 0
     if run.metrics.exists():
-        for text in run.metrics.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                lines.append(json.loads(text))
-    return lines
+        for text in run.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                line = json.loads(text)
+            except (ValueError, RecursionError):
+                line = None
+            if _is_line(line):
+                lines.append(line)
+            else:
+                damaged += 1
+    return lines, damaged
+
+
+def _is_line(line: Any) -> bool:
+    """Whether this has a step, a split, and otherwise numbers or null, as all that `append_metrics` writes."""
+    if not isinstance(line, dict) or type(line.get("step")) is not int or not isinstance(line.get("split"), str):
+        return False
+    return all(value is None or type(value) in (int, float) for name, value in line.items() if name != "split")
 
 
 def require(tensorboard: bool) -> None:

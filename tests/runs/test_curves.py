@@ -18,7 +18,7 @@ from nucel.runs.directory import RunDirectory
 matplotlib = pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure  # noqa: E402
 
-RECIPE = {"batch_size": 4, "context": 64, "steps": 400, "objective": "electra"}
+RECIPE = {"batch_size": 4, "context": 64, "steps": 400, "objective": "electra", "model": {}}
 GENOME = {"files": ["ecoli.fa"], "fingerprint": "0", "contigs": 1, "length_bp": 1000}
 
 
