@@ -39,19 +39,17 @@ batch = tokenizer("ACGTTGCA", return_tensors="pt")
 with torch.no_grad():
     hidden = model(**batch).last_hidden_state  # (1, 9, {width}): [CLS] and a vector for each base"""
 _NUCEL = """\
-import nucel, torch
+import nucel
 
 encoder = nucel.load({folder})
-tokens = torch.tensor([[2, *nucel.encode("ACGTTGCA")]])  # 2 is [CLS]
-with torch.no_grad():
-    hidden = encoder(tokens)  # (1, 9, {width})"""
+vectors = nucel.embed(encoder, ["ACGTTGCA"])  # (1, {width}): for each sequence, the mean of its bases' vectors"""
 
 
 class _Head(NamedTuple):
     """What an architecture can do beyond its hidden states."""
 
     task: str
-    """On the hub."""
+    """Its name on the hub."""
     role: str
     lines: str
 
@@ -63,9 +61,9 @@ _HEADS = {
         """\
 from transformers import AutoModelForTokenClassification
 
-judge = AutoModelForTokenClassification.from_pretrained(folder)
+discriminator = AutoModelForTokenClassification.from_pretrained(folder)
 with torch.no_grad():
-    logits = judge(**batch).logits  # (1, 9, 1): log-odds that a base is the original, not a replaced one""",
+    logits = discriminator(**batch).logits  # (1, 9, 1): log-odds that a base is the original, not a replaced one""",
     ),
     "ModernBertForMaskedLM": _Head(
         "fill-mask",
@@ -73,10 +71,10 @@ with torch.no_grad():
         """\
 from transformers import AutoModelForMaskedLM
 
-proposer = AutoModelForMaskedLM.from_pretrained(folder)
+masked_lm = AutoModelForMaskedLM.from_pretrained(folder)
 masked = tokenizer("ACGT[MASK]GCA", return_tensors="pt")
 with torch.no_grad():
-    logits = proposer(**masked).logits[0, 5, tokenizer.convert_tokens_to_ids(list("ACGT"))]
+    logits = masked_lm(**masked).logits[0, 5, tokenizer.convert_tokens_to_ids(list("ACGT"))]
 probabilities = logits.softmax(-1)  # (4,): of A, C, G, T at the masked position""",
     ),
 }
@@ -85,11 +83,11 @@ _MEANINGS = {
     "generator_accuracy": "share of masked bases where the likeliest base is right",
     "generator_sampled_accuracy": "share of masked bases where the drawn base is right, and so counts as original",
     "rtd_loss": "cross-entropy of original or replaced, over all positions, nats",
-    "rtd_blind": "... of the best constant guess: below it begins what the discriminator knows",
+    "rtd_blind": "... of the best constant guess; a useful discriminator is below this value",
     "rtd_auroc": "chance that a replaced base is ranked below an original one; a blind guess has 0.5",
     "rtd_average_precision": "precision averaged over the replaced bases; a blind guess has replaced_fraction",
-    "rtd_recall": "share of the replaced bases that are judged replaced",
-    "rtd_precision": "share of the bases judged replaced that are",
+    "rtd_recall": "share of the replaced bases that are classified as replaced",
+    "rtd_precision": "share of the bases classified as replaced that are replaced",
     "replaced_fraction": "share of the positions that hold a replaced base",
 }
 """Metrics of a validation. Accuracy over all positions is not among them: a constant guess already has 0.9."""
@@ -133,14 +131,14 @@ def _card(run: RunDirectory, where: Path, folder: Path) -> str:
         "## What it was trained on",
         _trained_on(description, lines, run.newest_step(), genome),
         "## What it reaches",
-        *_results(lines, run.read_summary(), description.windows.held_out),
+        *_results(lines, run.read_summary(), description),
         "## What it was not evaluated for",
-        _limits(description.context),
+        _limits(description),
         "## Recipe",
         f"```sh\n{_without_folders(description.command)}\n```",
         "Folders are left out of this command. With `--resume auto`, the same command on the same files continues the "
         "run if it has not come to its end. All settings that decide the result:",
-        f"```json\n{json.dumps(description.recipe, indent=2)}\n```",
+        f"```json\n{json.dumps(_deciding(description), indent=2)}\n```",
     ]
     if where == run.path:
         names = ", ".join(f"`{path.name}/`" for path in run.published())
@@ -162,14 +160,14 @@ def _use(where: Path, folder: Path, head: _Head) -> list[str]:
         head.role,
         f"```python\n{_EMBED.format(**values)}\n```",
         f"```python\n{head.lines}\n```",
-        "The same hidden states by NucEL itself:",
+        "A vector for each sequence, by NucEL itself:",
         f"```python\n{_NUCEL.format(**values)}\n```",
     ]
 
 
 def _trained_on(description: RunDescription, lines: list[dict[str, Any]], step: int, genome: str) -> str:
     windows = description.windows
-    rates = [line["tokens_per_s"] for line in lines if "tokens_per_s" in line]
+    rates = [line["tokens_per_s"] for line in lines if line.get("tokens_per_s") is not None]
 
     def amount(steps: int) -> str:
         drawn = steps * description.batch_size
@@ -183,7 +181,7 @@ def _trained_on(description: RunDescription, lines: list[dict[str, Any]], step: 
         ("schedule", amount(description.steps)),
         ("these weights", amount(step)),
     ]
-    if skipped := sum(line.get("skipped_steps", 0) for line in lines):
+    if skipped := sum(line.get("skipped_steps") or 0 for line in lines):
         rows.append(("skipped steps", f"{skipped:,}, whose loss or gradient was not finite"))
     if rates:
         rows.append(("speed", f"{median(rates):,.0f} tokens/s"))
@@ -191,12 +189,13 @@ def _trained_on(description: RunDescription, lines: list[dict[str, Any]], step: 
     return _table(("what", ""), rows)
 
 
-def _results(lines: list[dict[str, Any]], summary: dict[str, Any], held_out: int) -> list[str]:
+def _results(lines: list[dict[str, Any]], summary: dict[str, Any], description: RunDescription) -> list[str]:
     """The newest validation, and the AUROC's interval where the trainer has come to its end since."""
     validations = [line for line in lines if line["split"] == "validation"]
     if not validations:
         return ["There has been no validation yet."]
     newest = validations[-1]
+    summary = {name: value for name, value in summary.items() if type(value) in (int, float)}
     rows = []
     for name, meaning in _MEANINGS.items():
         if name in newest:
@@ -204,21 +203,36 @@ def _results(lines: list[dict[str, Any]], summary: dict[str, Any], held_out: int
             low, high = (summary.get(f"val_{name}_{end}") for end in ("low", "high"))
             if summary.get("step") == newest["step"] and low is not None:
                 value += f" (95 % of bootstrapped windows: {low:.4f} to {high:.4f})"
-            rows.append((name, value, meaning))
-    windows = f"{summary['val_windows']:,} of {held_out:,}" if "val_windows" in summary else "the"
+            rows.append((_shown(name, description), value, meaning))
+    windows = f"{summary['val_windows']:,} of {description.windows.held_out:,}" if "val_windows" in summary else "the"
     return [
         f"On {windows} held-out windows, after {newest['step']:,} steps:",
         _table(("metric", "value", "what it means"), rows),
     ]
 
 
-def _limits(context: int) -> str:
+def _shown(metric: str, description: RunDescription) -> str:
+    """A metric's name as a reader of this card expects it: a masked language model has no generator."""
+    return metric.replace("generator", "masked_lm") if description.objective == "mlm" else metric
+
+
+def _deciding(description: RunDescription) -> dict[str, Any]:
+    """The recipe without the sizes of a network that the objective does not train."""
+    if description.objective != "mlm":
+        return description.recipe
+    model = {name: value for name, value in description.recipe["model"].items() if name != "generator"}
+    return {**description.recipe, "model": model}
+
+
+def _limits(description: RunDescription) -> str:
+    comparison = "- A loss can be compared with another run's on the same windows only"
+    if description.objective != "mlm":
+        comparison += ", and a discriminator's only beside the same generator, which sets its task"
     return "\n".join((
         "- No downstream task: neither regulatory elements nor splice sites, variant effects or anything clinical.",
         "- No other genome. What is held out is from the same genome, and repeats may occur on both sides.",
-        f"- No sequence of more than {context - 1:,} bases: none was seen in training.",
-        "- A loss can be compared with another run's on the same windows only, and a discriminator's only beside the "
-        "same generator, which sets its task.",
+        f"- No sequence of more than {description.context - 1:,} bases: none was seen in training.",
+        comparison + ".",
     ))  # fmt: skip
 
 

@@ -57,8 +57,8 @@ def test_the_lines_of_a_card_load_the_model(run, tmp_path, monkeypatch, place, w
         assert "(4,)" in with_head and namespace["probabilities"].sum() == pytest.approx(1)
     own: dict = {}
     exec(ours, own)
-    torch.testing.assert_close(own["hidden"], hidden, rtol=1e-4, atol=1e-5)
-    assert own["tokens"].tolist() == namespace["batch"]["input_ids"].tolist()
+    assert f"(1, {width})" in ours and own["vectors"].shape == (1, width)
+    torch.testing.assert_close(torch.from_numpy(own["vectors"]), hidden[:, 1:].mean(1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("place", "task"), [(".", "feature-extraction"), ("discriminator", "feature-extraction"),
@@ -141,12 +141,15 @@ def test_a_masked_language_model_has_a_card_without_a_discriminator(tmp_path, mo
     assert main([*WORDS, "--objective", "mlm", "--out", str(run)]) == 0
     text, rows = (run / "README.md").read_text(), rows_of((run / "README.md").read_text())
     assert "## Use `masked_lm/`" in text and "pipeline_tag: fill-mask" in text and "discriminator/" not in text
-    assert "generator_loss" in rows and "rtd_auroc" not in rows and "`masked_lm/`" in rows
+    assert "masked_lm_loss" in rows and "rtd_auroc" not in rows and "`masked_lm/`" in rows
+    without_command = re.sub(r"```sh\n.*?```", "", text, flags=re.DOTALL)  # its words are the user's
+    assert "generator" not in without_command
     monkeypatch.chdir(run)
     namespace: dict = {}
-    for lines in code_of(text)[:2]:
+    for lines in code_of(text):
         exec(lines, namespace)
-    assert namespace["hidden"].shape == (1, 9, 32) and namespace["probabilities"].sum() == pytest.approx(1)
+    assert namespace["hidden"].shape == (1, 9, 32) and namespace["vectors"].shape == (1, 32)
+    assert namespace["probabilities"].sum() == pytest.approx(1)
 
 
 def test_skipped_steps_are_told(run, tmp_path):
