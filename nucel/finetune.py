@@ -26,7 +26,7 @@ from .runtime import cli, environment
 from .runtime.cli import console, progress_bar
 from .runtime.device import DeviceOptions, choose_precision
 from .runtime.errors import ConfigError
-from .runtime.files import finite, write_text
+from .runtime.files import finite, replacing, write_text
 from .tasks.classifier import HeadOptions, make_classifier
 from .tasks.fit import Fit, FitOptions, fit, seed_figures
 from .tasks.metrics import mean_and_deviation, require_libraries
@@ -104,8 +104,8 @@ def finetune(config: FinetuneConfig, command: str = "nucel.finetune") -> dict[st
         "device": str(precision.device),
         "out": str(config.out),
     }
-    hub.save(best[1], config.out / "model.tmp")
-    (config.out / "model.tmp").rename(config.out / "model")
+    with replacing(config.out / "model") as temporary:
+        hub.save(best[1], temporary)
     _plot(config, task, best[2])
     settings = finite({field.name: getattr(config, field.name) for field in dataclasses.fields(config)})
     versions = environment.versions(precision.device)

@@ -7,12 +7,28 @@ as far as it has come. Needs matplotlib (the extra ``plots``).
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from .runs.curves import Plot, draw
+import tyro
+
+from .runs.curves import draw
+from .runs.directory import RunDirectory
 from .runtime import cli
 from .runtime.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """Draw losses, AUROC and throughput of one or several runs in one picture."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run directories; those that are still being trained too."""
+    out: Path | None = None
+    """The picture: .png, .svg or .pdf. By default RUN/loss.png, or runs.png here for several runs."""
+    x: Literal["steps", "tokens"] = "steps"
+    """What the curves are drawn against. Tokens compare runs of different batch sizes."""
 
 
 def plot(options: Plot) -> dict[str, Any]:
@@ -23,7 +39,7 @@ def plot(options: Plot) -> dict[str, Any]:
     """
     if not options.runs:
         raise ConfigError("give at least one run directory")
-    target = options.out or (options.runs[0] / "loss.png" if len(options.runs) == 1 else Path("runs.png"))
+    target = options.out or (RunDirectory(options.runs[0]).curves if len(options.runs) == 1 else Path("runs.png"))
     try:
         draw(options.runs, target, options.x)
     except ModuleNotFoundError as missing:

@@ -20,6 +20,7 @@ from isal.isal_zlib import error as _reader_error
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..runtime import files
 from ..runtime.cli import note
 from ..runtime.errors import GenomeError
 
@@ -97,20 +98,19 @@ def _in_cache(source: Path, cache: Path) -> Path:
 def _replacing(target: Path, like: Path) -> Iterator[IO[bytes]]:
     """A file to write, as readable to others as ``like``, that becomes ``target`` when complete or leaves no trace."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".nucel-", suffix=".tmp")
-    temporary = Path(name)
     try:
-        with open(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        shutil.copymode(like, temporary)
-        os.replace(temporary, target)
+        with files.replacing(target) as temporary:
+            with open(temporary, "xb", opener=_private) as file:
+                yield file
+            shutil.copymode(like, temporary)
     except OSError as error:
         reason = f"could not be written ({error.strerror or error}); nothing is left of it"
         raise OSError(error.errno, reason, str(target)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that nobody else may read until it has its source's permissions."""
+    return os.open(path, flags, 0o600)
 
 
 def plain_copy(source: Path, cache: Path) -> Path:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import os
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..runtime import files
 from ..runtime.errors import ConfigError
 
 _NEEDS = {".npz": None, ".parquet": "pyarrow", ".h5": "h5py"}
@@ -78,16 +78,9 @@ def require_format(path: Path, attention: bool) -> None:
 def writing(path: Path, contents: Contents) -> Iterator[Sink]:
     """A sink that becomes the file `path` when all went well, and otherwise leaves no trace."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     write = {".npz": _npz, ".parquet": _parquet, ".h5": _hdf5}[path.suffix]
-    try:
-        with write(temporary, contents) as sink:
-            yield sink
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with files.replacing(path) as temporary, write(temporary, contents) as sink:
+        yield sink
 
 
 @contextlib.contextmanager

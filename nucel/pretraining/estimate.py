@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..runs.directory import RunDirectory
 from ..runtime.cli import console
 from ..runtime.device import choose_precision
 from ..runtime.distributed import ALONE, World
@@ -27,9 +28,9 @@ def estimate(config: TrainConfig, place: World = ALONE) -> dict[str, Any]:
     precision = choose_precision(config.device, config.dtype)
     with tempfile.TemporaryDirectory() as folder:
         with place.first_alone():
-            genome = open_genome(config, Path(folder))
+            genome = open_genome(config, RunDirectory(Path(folder)))
         setup = prepare(config, precision, genome, place)
-        loop = Loop(config, setup, precision, place, Path(folder), _ignore)
+        loop = Loop(config, setup, precision, place, RunDirectory(Path(folder)), _ignore)
         if place.speaks:
             banner(config, setup, precision, place, None)
         started, step = time.perf_counter(), 0

@@ -6,7 +6,6 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +16,7 @@ from ..genome.windows import Windows
 from ..objectives.electra import Electra
 from ..objectives.mlm import MaskedLM
 from ..runs import log
+from ..runs.directory import RunDirectory
 from ..runtime import files
 from ..runtime.cli import console
 from ..runtime.device import Precision
@@ -93,7 +93,7 @@ class Loop:
         setup: Setup,
         precision: Precision,
         place: World,
-        run: Path,
+        run: RunDirectory,
         record: Callable[[dict[str, Any]], None],
     ):
         """record takes each line of metrics."""
@@ -105,7 +105,7 @@ class Loop:
         self.watch = Stopwatch()
         self.tokens_per_s: float | None = None
         """Over all ranks and the whole session, but for its first step, which compiles kernels."""
-        self.skipped_steps = sum(line.get("skipped_steps", 0) for line in log.read_metrics(run))
+        self.skipped_steps = sum(line.get("skipped_steps") or 0 for line in log.read_metrics(run))
         """Of the whole run, sessions before this one included."""
         self._steps, self._logged = 0, (0, 0.0)
         self._tokens_per_step = config.batch_size * config.context
@@ -192,7 +192,7 @@ class Loop:
         )
         batch = whole.batch(skipped.last)
         names = [self.setup.genome.contigs[contig] for contig in batch.contig]
-        path = self.run / "not_finite.tsv"
+        path = self.run.not_finite
         if self.place.speaks:
             rows = (
                 f"{name}\t{start}\t{start + self.config.context - 1}\t{'-' if strand < 0 else '+'}\n"

@@ -22,7 +22,8 @@ from ..model.compiled import compile_blocks
 from ..model.config import EncoderConfig
 from ..objectives.electra import Electra
 from ..objectives.mlm import MaskedLM
-from ..runs import card, checkpoint, directory, log
+from ..runs import card, checkpoint, log
+from ..runs.directory import GenomeDescription, RunDescription, RunDirectory, WindowCounts
 from ..runtime import environment, files
 from ..runtime.cli import console, note
 from ..runtime.device import DTYPES, Precision, choose_precision
@@ -38,41 +39,42 @@ from .validation import VALIDATION_SEED, Validation, validate
 _MODELS = {"electra": Electra, "mlm": MaskedLM}
 
 
-def choose_directory(config: TrainConfig) -> Path:
+def choose_directory(config: TrainConfig) -> RunDirectory:
     """The run directory; a run that has a checkpoint in it is to be continued.
 
     Raises:
         ConfigError, CheckpointError: the directory does not fit what was asked for.
     """
     if config.resume is None:
-        run = config.out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+        run = RunDirectory(config.out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S"))
         _require_unused(run, "continue the run in it with --resume auto, or choose another directory")
         return run
     if config.resume == "auto":
         if config.out is None:
             raise ConfigError("--resume auto needs --out, the run directory to continue or to start")
-        if not directory.describes_run(config.out):
-            _require_unused(config.out, "it holds no run; choose another directory")
-        return config.out
-    run = Path(config.resume)
-    if config.out is not None and config.out.resolve() != run.resolve():
+        run = RunDirectory(config.out)
+        if not run.describes_run():
+            _require_unused(run, "it does not hold a run; choose another directory")
+        return run
+    run = RunDirectory(Path(config.resume))
+    if config.out is not None and config.out.resolve() != run.path.resolve():
         raise ConfigError(f"--resume {run} continues in that directory; leave out --out {config.out}")
-    if not directory.describes_run(run) or not directory.has_checkpoint(run):
+    if not run.describes_run() or not run.has_checkpoint():
         raise CheckpointError(f"--resume {run}: there is no run with a checkpoint in that directory")
     return run
 
 
-def _require_unused(run: Path, advice: str) -> None:
-    if run.exists() and not run.is_dir():
+def _require_unused(run: RunDirectory, advice: str) -> None:
+    if run.path.exists() and not run.path.is_dir():
         raise CheckpointError(f"{run} is a file; give a directory")
-    if not directory.is_unused(run):
+    if not run.is_unused():
         raise CheckpointError(f"{run} is not empty; {advice}")
 
 
-def open_genome(config: TrainConfig, run: Path) -> Genome:
+def open_genome(config: TrainConfig, run: RunDirectory) -> Genome:
     if config.genome:
         return Genome(config.genome)
-    path = run / "demo.fa"
+    path = run.demo_genome
     if not path.exists():
         console.print(f"No --genome given: generating a demo genome, {path}")
         demo.write_demo_genome(path)
@@ -85,7 +87,7 @@ def windows_of(config: TrainConfig, genome: Genome) -> tuple[Windows, Windows]:
     return train.weighted(config.genome_weights) if config.genome_weights else train, held
 
 
-def _describe(config: TrainConfig, precision: Precision, setup: Setup, command: str) -> dict[str, Any]:
+def _describe(config: TrainConfig, precision: Precision, setup: Setup, command: str) -> RunDescription:
     """What run.json holds: all that decides the result, and what it was made with."""
     recipe = {field.name: getattr(config, field.name) for field in dataclasses.fields(Recipe)}
     recipe["model"] = dataclasses.asdict(config.model)
@@ -94,21 +96,21 @@ def _describe(config: TrainConfig, precision: Precision, setup: Setup, command: 
         if path := recipe[bed]:
             recipe[bed] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     recipe["dtype"] = next(name for name, dtype in DTYPES.items() if dtype == precision.dtype)
-    return {
-        "recipe": recipe,
-        "genome": {
-            "files": [str(path) for path in setup.genome.paths],
-            "fingerprint": setup.genome.fingerprint,
-            "contigs": len(setup.genome.contigs),
-            "length_bp": int(setup.genome.lengths.sum()),
-        },
-        "windows": {"train": len(setup.train_windows), "held_out": len(setup.held_windows)},
-        "command": command,
-        "versions": environment.versions(precision.device),
-    }
+    return RunDescription(
+        recipe=recipe,
+        genome=GenomeDescription(
+            files=[str(path) for path in setup.genome.paths],
+            fingerprint=setup.genome.fingerprint,
+            contigs=len(setup.genome.contigs),
+            length_bp=int(setup.genome.lengths.sum()),
+        ),
+        windows=WindowCounts(train=len(setup.train_windows), held_out=len(setup.held_windows)),
+        command=command,
+        versions=environment.versions(precision.device),
+    )
 
 
-def banner(config: TrainConfig, setup: Setup, precision: Precision, place: World, run: Path | None) -> None:
+def banner(config: TrainConfig, setup: Setup, precision: Precision, place: World, run: RunDirectory | None) -> None:
     device, genome = precision.device, setup.genome
     if device.type == "cuda":
         hardware = torch.cuda.get_device_name(device)
@@ -230,33 +232,32 @@ def train(config: TrainConfig, command: str = "nucel.train", place: World = ALON
     precision = choose_precision(config.device, config.dtype)
     log.require(config.track)
     run = place.from_first(choose_directory(config) if place.speaks else None)
-    with directory.locked(run, note) if place.speaks else contextlib.nullcontext():
+    with run.locked(note) if place.speaks else contextlib.nullcontext():
         return _train(config, command, precision, run, place)
 
 
-def _train(config: TrainConfig, command: str, precision: Precision, run: Path, place: World) -> dict[str, Any]:
+def _train(config: TrainConfig, command: str, precision: Precision, run: RunDirectory, place: World) -> dict[str, Any]:
     with place.first_alone():
         genome = open_genome(config, run)
     setup = prepare(config, precision, genome, place)
-    model, optimizer, scaler = setup.model, setup.optimizer, setup.scaler
+    state = checkpoint.TrainState(setup.model, setup.optimizer, setup.scaler)
     description = _describe(config, precision, setup, command)
     if place.speaks:
-        checkpoint.require_space(run, model, config.keep)
-        if directory.describes_run(run):
-            directory.require_same_run(run, description)
+        checkpoint.require_space(run, setup.model, config.keep)
+        if run.describes_run():
+            run.require_same_run(description)
         else:
-            directory.write_description(run, description)
-    resumed = place.from_first(directory.has_checkpoint(run))
-    first, warnings = checkpoint.restore(run, model, optimizer, scaler, precision.device) if resumed else (0, ())
+            run.write_description(description)
+    resumed = place.from_first(run.has_checkpoint())
+    first, warnings = checkpoint.restore(run, state, precision.device) if resumed else (0, ())
     if (agreed := place.from_first(first)) != first:
         raise CheckpointError(
             f"rank {place.rank} finds an intact checkpoint of step {first}, rank 0 one of step {agreed}: "
             f"do all ranks read the same {run}?"
         )
     if place.speaks:
-        for warning in warnings:
+        for warning in (*warnings, *checkpoint.rewind(run, first)):
             note(warning)
-        checkpoint.rewind(run, first)
         banner(config, setup, precision, place, run)
         if resumed:
             console.print(f"  continuing after step {first}")
@@ -279,7 +280,7 @@ def _train(config: TrainConfig, command: str, precision: Precision, run: Path, p
             if place.speaks and (step % config.validate_every == 0 or step == last):
                 found = loop.validate(step)
             if place.speaks and (step % config.save_every == 0 or at_end):
-                checkpoint.save(run, step, model, optimizer, scaler, config.keep)
+                checkpoint.save(run, step, state, config.keep)
                 card.write(run)
             if stopping:
                 break
@@ -288,7 +289,7 @@ def _train(config: TrainConfig, command: str, precision: Precision, run: Path, p
     if step < last:
         console.print(f"{signals.received or 'A signal on another rank'}: saved step {step}; go on with --resume auto")
     elif found is None:  # a finished run was resumed: nothing is new but the summary
-        found = validate(model, setup.validation_sampler, setup.validation_windows, precision)
+        found = validate(setup.model, setup.validation_sampler, setup.validation_windows, precision)
     summary = {
         "step": max(first, step),
         "tokens": max(first, step) * config.batch_size * config.context,
@@ -299,7 +300,7 @@ def _train(config: TrainConfig, command: str, precision: Precision, run: Path, p
         "device": str(precision.device),
         "out": str(run),
     }
-    directory.write_summary(run, summary)
+    run.write_summary(summary)
     card.write(run)
     _plot(run)
     return files.finite(summary)
@@ -319,10 +320,12 @@ def _summarize(found: Validation | None, windows: int) -> dict[str, Any]:
     return summary | {"val_windows": windows}
 
 
-def _plot(run: Path) -> None:
+def _plot(run: RunDirectory) -> None:
     from ..runs.curves import plot_run
 
     try:
-        plot_run(run, run / "loss.png")
+        plot_run(run)
+    except CheckpointError as error:  # a finished run was resumed, and its metrics are lost
+        note(f"No loss.png: {error}")
     except ModuleNotFoundError as missing:
         console.print(f"No loss.png: {missing.name} is not installed (pip install 'nucel\\[plots]')")

@@ -12,7 +12,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from ..runtime import files
-from . import directory, log
+from . import log
+from .directory import RunDescription, RunDirectory
 
 _FRONT_MATTER = """\
 ---
@@ -38,19 +39,17 @@ batch = tokenizer("ACGTTGCA", return_tensors="pt")
 with torch.no_grad():
     hidden = model(**batch).last_hidden_state  # (1, 9, {width}): [CLS] and a vector for each base"""
 _NUCEL = """\
-import nucel, torch
+import nucel
 
 encoder = nucel.load({folder})
-tokens = torch.tensor([[2, *nucel.encode("ACGTTGCA")]])  # 2 is [CLS]
-with torch.no_grad():
-    hidden = encoder(tokens)  # (1, 9, {width})"""
+vectors = nucel.embed(encoder, ["ACGTTGCA"])  # (1, {width}): for each sequence, the mean of its bases' vectors"""
 
 
 class _Head(NamedTuple):
     """What an architecture can do beyond its hidden states."""
 
     task: str
-    """On the hub."""
+    """Its name on the hub."""
     role: str
     lines: str
 
@@ -62,9 +61,9 @@ _HEADS = {
         """\
 from transformers import AutoModelForTokenClassification
 
-judge = AutoModelForTokenClassification.from_pretrained(folder)
+discriminator = AutoModelForTokenClassification.from_pretrained(folder)
 with torch.no_grad():
-    logits = judge(**batch).logits  # (1, 9, 1): log-odds that a base is the original, not a replaced one""",
+    logits = discriminator(**batch).logits  # (1, 9, 1): log-odds that a base is the original, not a replaced one""",
     ),
     "ModernBertForMaskedLM": _Head(
         "fill-mask",
@@ -72,10 +71,10 @@ with torch.no_grad():
         """\
 from transformers import AutoModelForMaskedLM
 
-proposer = AutoModelForMaskedLM.from_pretrained(folder)
+masked_lm = AutoModelForMaskedLM.from_pretrained(folder)
 masked = tokenizer("ACGT[MASK]GCA", return_tensors="pt")
 with torch.no_grad():
-    logits = proposer(**masked).logits[0, 5, tokenizer.convert_tokens_to_ids(list("ACGT"))]
+    logits = masked_lm(**masked).logits[0, 5, tokenizer.convert_tokens_to_ids(list("ACGT"))]
 probabilities = logits.softmax(-1)  # (4,): of A, C, G, T at the masked position""",
     ),
 }
@@ -84,65 +83,65 @@ _MEANINGS = {
     "generator_accuracy": "share of masked bases where the likeliest base is right",
     "generator_sampled_accuracy": "share of masked bases where the drawn base is right, and so counts as original",
     "rtd_loss": "cross-entropy of original or replaced, over all positions, nats",
-    "rtd_blind": "... of the best constant guess: below it begins what the discriminator knows",
+    "rtd_blind": "... of the best constant guess; a useful discriminator is below this value",
     "rtd_auroc": "chance that a replaced base is ranked below an original one; a blind guess has 0.5",
     "rtd_average_precision": "precision averaged over the replaced bases; a blind guess has replaced_fraction",
-    "rtd_recall": "share of the replaced bases that are judged replaced",
-    "rtd_precision": "share of the bases judged replaced that are",
+    "rtd_recall": "share of the replaced bases that are classified as replaced",
+    "rtd_precision": "share of the bases classified as replaced that are replaced",
     "replaced_fraction": "share of the positions that hold a replaced base",
 }
-"""Figures of a validation. Accuracy over all positions is not among them: a constant guess already has 0.9."""
+"""Metrics of a validation. Accuracy over all positions is not among them: a constant guess already has 0.9."""
 _FILES = (
     ("`checkpoints/`", "what a resume needs; `sha256sum -c SHA256SUMS` in one of them tells whether it is intact"),
     ("`run.json`", "recipe, genome, windows, versions and command, for programs; its paths are those of that machine"),
-    ("`metrics.jsonl`", "a line of figures for each log interval (`train`) and each validation"),
+    ("`metrics.jsonl`", "a line of metrics for each log interval (`train`) and each validation"),
     ("`summary.json`", "what the trainer printed at its end"),
     ("`loss.png`", "losses, AUROC and throughput; `python -m nucel.plot .` draws them anew"),
-    ("`tensorboard/`", "the same figures for TensorBoard, where the run was started with `--track`"),
+    ("`tensorboard/`", "the same metrics for TensorBoard, where the run was started with `--track`"),
 )
 
 
-def write(run: Path) -> None:
+def write(run: RunDirectory) -> None:
     """Write RUN/README.md, and a README.md in each of the run's model folders; each is replaced at once.
 
     Raises:
         CheckpointError: there is no run with a checkpoint, or the files cannot be written.
     """
-    with directory.writing(run, "its card"):
-        folders = directory.published(run)
+    with run.writing("its card"):
+        folders = run.published()
         for folder in folders:
-            files.write_text(folder / "README.md", _card(run, folder, folder))
+            files.write_text(folder / run.card.name, _card(run, folder, folder))
         # The first is the discriminator where there is one.
-        files.write_text(run / "README.md", _card(run, run, folders[0]))
+        files.write_text(run.card, _card(run, run.path, folders[0]))
 
 
-def _card(run: Path, place: Path, folder: Path) -> str:
-    """The card that lies in `place` and says how to load the model folder from there."""
-    description = directory.read_description(run)
+def _card(run: RunDirectory, where: Path, folder: Path) -> str:
+    """The card in the folder `where`, which says how to load the model folder from there."""
+    description = run.read_description()
     lines = log.read_metrics(run)
     head = _HEADS[_config(folder)["architectures"][0]]
-    title = run.resolve().name
-    files = " and ".join(f"`{Path(file).name}`" for file in description["genome"]["files"])
+    title = run.path.resolve().name
+    genome = " and ".join(f"`{Path(file).name}`" for file in description.genome.files)
     parts = [
         _FRONT_MATTER.format(task=head.task),
-        f"# {title}" if place == run else f"# {title}: {place.name}",
-        f"Pre-trained on {files} by NucEL: a ModernBERT encoder of DNA with one token per base, read by transformers "
+        f"# {title}" if where == run.path else f"# {title}: {where.name}",
+        f"Pre-trained on {genome} by NucEL: a ModernBERT encoder of DNA with one token per base, read by transformers "
         "without custom code.",
-        *_use(place, folder, head),
+        *_use(where, folder, head),
         "## What it was trained on",
-        _trained_on(description, lines, directory.newest_step(run), files),
+        _trained_on(description, lines, run.newest_step(), genome),
         "## What it reaches",
-        *_figures(lines, directory.read_summary(run), description["windows"]["held_out"]),
+        *_results(lines, run.read_summary(), description),
         "## What it was not evaluated for",
-        _limits(description["recipe"]),
+        _limits(description),
         "## Recipe",
-        f"```sh\n{_without_folders(description['command'])}\n```",
+        f"```sh\n{_without_folders(description.command)}\n```",
         "Folders are left out of this command. With `--resume auto`, the same command on the same files continues the "
         "run if it has not come to its end. All settings that decide the result:",
-        f"```json\n{json.dumps(description['recipe'], indent=2)}\n```",
+        f"```json\n{json.dumps(_deciding(description), indent=2)}\n```",
     ]
-    if place == run:
-        names = ", ".join(f"`{path.name}/`" for path in directory.published(run))
+    if where == run.path:
+        names = ", ".join(f"`{path.name}/`" for path in run.published())
         networks = (names, "the newest checkpoint's weights, ready for the hub with a card like this")
         parts += ["## Files", _table(("file", "what it is"), [networks, *_FILES])]
     return "\n\n".join(parts) + "\n"
@@ -152,50 +151,51 @@ def _config(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
-def _use(place: Path, folder: Path, head: _Head) -> list[str]:
-    """How to load a model folder, for someone who stands in `place`."""
-    name = json.dumps("." if place == folder else folder.name)
+def _use(where: Path, folder: Path, head: _Head) -> list[str]:
+    """How to load a model folder from the folder `where`."""
+    name = json.dumps("." if where == folder else folder.name)
     values = {"folder": name, "width": _config(folder)["hidden_size"]}
     return [
-        "## Use" if place == folder else f"## Use `{folder.name}/`",
+        "## Use" if where == folder else f"## Use `{folder.name}/`",
         head.role,
         f"```python\n{_EMBED.format(**values)}\n```",
         f"```python\n{head.lines}\n```",
-        "The same hidden states by NucEL itself:",
+        "A vector for each sequence, by NucEL itself:",
         f"```python\n{_NUCEL.format(**values)}\n```",
     ]
 
 
-def _trained_on(description: dict[str, Any], lines: list[dict[str, Any]], step: int, files: str) -> str:
-    recipe, genome, windows = description["recipe"], description["genome"], description["windows"]
-    rates = [line["tokens_per_s"] for line in lines if "tokens_per_s" in line]
+def _trained_on(description: RunDescription, lines: list[dict[str, Any]], step: int, genome: str) -> str:
+    windows = description.windows
+    rates = [line["tokens_per_s"] for line in lines if line.get("tokens_per_s") is not None]
 
     def amount(steps: int) -> str:
-        drawn = steps * recipe["batch_size"]
-        return f"{steps:,} steps, {drawn * recipe['context']:,} tokens, {drawn / windows['train']:.3g} epochs"
+        drawn = steps * description.batch_size
+        return f"{steps:,} steps, {drawn * description.context:,} tokens, {drawn / windows.train:.3g} epochs"
 
     rows = [
-        ("genome", f"{files}: {genome['contigs']:,} contig(s), {genome['length_bp'] / 1e6:,.2f} Mb"),
-        ("fingerprint", f"`{genome['fingerprint']}`, SHA-256 of the uncompressed FASTA"),
-        ("windows", f"{windows['train']:,} to train on, {windows['held_out']:,} held out"),
-        ("batch", f"{recipe['batch_size']:,} windows of {recipe['context']:,} tokens"),
-        ("schedule", amount(recipe["steps"])),
+        ("genome", f"{genome}: {description.genome.contigs:,} contig(s), {description.genome.length_bp / 1e6:,.2f} Mb"),
+        ("fingerprint", f"`{description.genome.fingerprint}`, SHA-256 of the uncompressed FASTA"),
+        ("windows", f"{windows.train:,} to train on, {windows.held_out:,} held out"),
+        ("batch", f"{description.batch_size:,} windows of {description.context:,} tokens"),
+        ("schedule", amount(description.steps)),
         ("these weights", amount(step)),
     ]
-    if skipped := sum(line.get("skipped_steps", 0) for line in lines):
+    if skipped := sum(line.get("skipped_steps") or 0 for line in lines):
         rows.append(("skipped steps", f"{skipped:,}, whose loss or gradient was not finite"))
     if rates:
         rows.append(("speed", f"{median(rates):,.0f} tokens/s"))
-    rows.append(("made with", ", ".join(f"{name} {x}" for name, x in description["versions"].items() if x)))
+    rows.append(("made with", ", ".join(f"{name} {x}" for name, x in description.versions.items() if x)))
     return _table(("what", ""), rows)
 
 
-def _figures(lines: list[dict[str, Any]], summary: dict[str, Any], held_out: int) -> list[str]:
-    """The newest validation's figures, and the AUROC's interval where the trainer has come to its end since."""
+def _results(lines: list[dict[str, Any]], summary: dict[str, Any], description: RunDescription) -> list[str]:
+    """The newest validation, and the AUROC's interval where the trainer has come to its end since."""
     validations = [line for line in lines if line["split"] == "validation"]
     if not validations:
         return ["There has been no validation yet."]
     newest = validations[-1]
+    summary = {name: value for name, value in summary.items() if type(value) in (int, float)}
     rows = []
     for name, meaning in _MEANINGS.items():
         if name in newest:
@@ -203,21 +203,36 @@ def _figures(lines: list[dict[str, Any]], summary: dict[str, Any], held_out: int
             low, high = (summary.get(f"val_{name}_{end}") for end in ("low", "high"))
             if summary.get("step") == newest["step"] and low is not None:
                 value += f" (95 % of bootstrapped windows: {low:.4f} to {high:.4f})"
-            rows.append((name, value, meaning))
-    windows = f"{summary['val_windows']:,} of {held_out:,}" if "val_windows" in summary else "the"
+            rows.append((_shown(name, description), value, meaning))
+    windows = f"{summary['val_windows']:,} of {description.windows.held_out:,}" if "val_windows" in summary else "the"
     return [
         f"On {windows} held-out windows, after {newest['step']:,} steps:",
-        _table(("figure", "value", "what it means"), rows),
+        _table(("metric", "value", "what it means"), rows),
     ]
 
 
-def _limits(recipe: dict[str, Any]) -> str:
+def _shown(metric: str, description: RunDescription) -> str:
+    """A metric's name as a reader of this card expects it: a masked language model has no generator."""
+    return metric.replace("generator", "masked_lm") if description.objective == "mlm" else metric
+
+
+def _deciding(description: RunDescription) -> dict[str, Any]:
+    """The recipe without the sizes of a network that the objective does not train."""
+    if description.objective != "mlm":
+        return description.recipe
+    model = {name: value for name, value in description.recipe["model"].items() if name != "generator"}
+    return {**description.recipe, "model": model}
+
+
+def _limits(description: RunDescription) -> str:
+    comparison = "- A loss can be compared with another run's on the same windows only"
+    if description.objective != "mlm":
+        comparison += ", and a discriminator's only beside the same generator, which sets its task"
     return "\n".join((
         "- No downstream task: neither regulatory elements nor splice sites, variant effects or anything clinical.",
         "- No other genome. What is held out is from the same genome, and repeats may occur on both sides.",
-        f"- No sequence of more than {recipe['context'] - 1:,} bases: none was seen in training.",
-        "- A loss can be compared with another run's on the same windows only, and a discriminator's only beside the "
-        "same generator, which sets its task.",
+        f"- No sequence of more than {description.context - 1:,} bases: none was seen in training.",
+        comparison + ".",
     ))  # fmt: skip
 
 

@@ -1,15 +1,8 @@
-"""A run directory: what is trained, its checkpoints, and the newest weights in hub form. docs/runs.md is its manual.
-
-    RUN/run.json                      recipe, genome, windows, versions, command line
-    RUN/metrics.jsonl                 one line per log interval and per validation
-    RUN/summary.json                  what the trainer printed at its end
-    RUN/checkpoints/step-00001000/    discriminator/ and generator/ in hub form, trainer.pt, SHA256SUMS
-    RUN/discriminator/ RUN/generator/ copies of the newest checkpoint's, for whoever loads the run (or RUN/masked_lm/)
-    RUN/lock                          while a process writes here
+"""Checkpoints of a run: written whole or not at all, checked as a whole before anything of them is loaded.
 
 A checkpoint is written under a temporary name, flushed to disk and renamed, so that one either exists whole or not at
-all; its SHA256SUMS tell later damage too, flipped bits and edits included. Nothing random has a state: optimizer,
-scaler and the step are all a run needs to go on bit for bit.
+all; its SHA256SUMS also reveal later damage, flipped bits and edits included. No random generator has a state:
+optimizer, scaler and the step are all a run needs to go on bit for bit. docs/runs.md is the manual.
 """
 
 from __future__ import annotations
@@ -17,7 +10,7 @@ from __future__ import annotations
 import filecmp
 import itertools
 import json
-import pickle
+import math
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,8 +23,8 @@ from ..runtime import files
 from ..runtime.environment import versions
 from ..runtime.errors import CheckpointError, HubError
 from ..runtime.files import differences, mib
-from .directory import _differences, checkpoints, read_description, writing
-from .log import read_metrics
+from .directory import RunDescription, RunDirectory
+from .log import parse_metrics
 
 _TRAINER = "trainer.pt"
 
@@ -40,7 +33,7 @@ def _parameter_bytes(model: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
-def require_space(run: Path, model: nn.Module, keep: int) -> None:
+def require_space(run: RunDirectory, model: nn.Module, keep: int) -> None:
     """Refuse to start what could not be saved: `keep` checkpoints, one that is being written, and the run's own copy.
 
     A checkpoint is the weights and two moments of each.
@@ -48,9 +41,9 @@ def require_space(run: Path, model: nn.Module, keep: int) -> None:
     Raises:
         CheckpointError: the run's disk has not enough room for those that are not there yet.
     """
-    missing = max(1, keep + 1 - len(checkpoints(run)))
+    missing = max(1, keep + 1 - len(run.checkpoints()))
     needed = (3 * missing + 1) * _parameter_bytes(model)
-    free = shutil.disk_usage(run).free
+    free = shutil.disk_usage(run.path).free
     if free < needed:
         raise CheckpointError(
             f"{run} has {mib(free)} free, and its checkpoints need {mib(needed)}; "
@@ -58,14 +51,15 @@ def require_space(run: Path, model: nn.Module, keep: int) -> None:
         )
 
 
-def save(
-    run: Path,
-    step: int,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    keep: int,
-) -> Path:
+class TrainState(NamedTuple):
+    """What a step changes: weights, moments and loss scale."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+
+
+def save(run: RunDirectory, step: int, state: TrainState, keep: int) -> Path:
     """Write the checkpoint of a step, delete all but the newest `keep`, and publish its weights as the run's.
 
     Nothing is written if the step has an intact checkpoint already.
@@ -73,54 +67,39 @@ def save(
     Raises:
         CheckpointError: it could not be written; those before it are as they were.
     """
-    folder = run / "checkpoints"
-    target = folder / f"step-{step:08d}"
-    with writing(run, f"the checkpoint of step {step}", 3 * _parameter_bytes(model)):
+    folder = run.checkpoints_folder
+    target = run.checkpoint(step)
+    with run.writing(f"the checkpoint of step {step}", 3 * _parameter_bytes(state.model)):
         folder.mkdir(exist_ok=True)
-        files.fsync(run)
-        _remove_leftovers(folder)
+        files.fsync(run.path)
+        files.remove_temporary(folder)
         if files.damage(target):
             _set_aside(target)
-            _write(target, step, model, optimizer, scaler, read_description(run))
-    _remove(checkpoints(run)[:-keep])
-    with writing(run, "the copy of the newest weights", _parameter_bytes(model)):
+            _write(run, step, state)
+    _remove(run.checkpoints()[:-keep])
+    with run.writing("the copy of the newest weights", _parameter_bytes(state.model)):
         _publish(target, run)
     return target
 
 
-def _write(
-    target: Path,
-    step: int,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    description: dict[str, Any],
-) -> None:
+def _write(run: RunDirectory, step: int, state: TrainState) -> None:
     """Write a checkpoint whole or not at all. All of it, and the metrics up to it, are on the disk on return."""
-    temporary = target.with_name(target.name + ".tmp")
-    state = {
+    saved = {
         "step": step,
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict(),
-        "run": description,
-        "versions": versions(next(model.parameters()).device),
+        "optimizer": state.optimizer.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "run": run.read_description().as_json(),
+        "versions": versions(next(state.model.parameters()).device),
     }
-    try:
+    with files.replacing(run.checkpoint(step)) as temporary:
         temporary.mkdir()
-        for name, network in model.named_children():
+        for name, network in state.model.named_children():
             hub.save(network, temporary / name)
         with open(temporary / _TRAINER, "wb") as file:
-            _save_state(state, file)
+            _save_state(saved, file)
         files.write_sums(temporary)
-        files.flush(temporary)
-        metrics = target.parents[1] / "metrics.jsonl"
-        if metrics.exists():
-            files.fsync(metrics)
-        temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    files.fsync(target.parent)
+        if run.metrics.exists():
+            files.fsync(run.metrics)
 
 
 def _save_state(state: dict[str, Any], file: Any) -> None:
@@ -133,26 +112,21 @@ def _save_state(state: dict[str, Any], file: Any) -> None:
         raise
 
 
-def _remove_leftovers(folder: Path) -> None:
-    for leftover in folder.glob("step-????????.tmp"):
-        shutil.rmtree(leftover)
-
-
 def _remove(checkpoints: list[Path]) -> None:
     """Delete checkpoints; one that is half deleted no longer has a checkpoint's name."""
-    doomed = [old.rename(old.with_name(old.name + ".tmp")) for old in checkpoints]
+    doomed = [old.rename(files.temporary_name(old)) for old in checkpoints]
     for old in doomed:
         files.fsync(old.parent)
         shutil.rmtree(old)
 
 
-def _publish(checkpoint: Path, run: Path) -> None:
+def _publish(checkpoint: Path, run: RunDirectory) -> None:
     """Make the run's model folders hold the files of a checkpoint's, each that is different replaced at once.
 
     Copies, not links: whoever saves fine-tuned weights into RUN/discriminator must not change the checkpoint.
     """
     for source in (path for path in checkpoint.iterdir() if path.is_dir()):
-        target = run / source.name
+        target = run.path / source.name
         if target.exists():
             for file in source.iterdir():
                 copy = target / file.name
@@ -161,35 +135,21 @@ def _publish(checkpoint: Path, run: Path) -> None:
                 with files.replacing(copy) as temporary:
                     shutil.copyfile(file, temporary)
         else:
-            temporary = run / (source.name + ".tmp")
-            shutil.rmtree(temporary, ignore_errors=True)
-            try:
+            with files.replacing(target) as temporary:
                 temporary.mkdir()
                 for file in source.iterdir():
                     shutil.copyfile(file, temporary / file.name)
-                files.flush(temporary)
-                temporary.rename(target)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
-            files.fsync(run)
 
 
 class Restored(NamedTuple):
-    """What `restore` found."""
+    """Where a restored run stands."""
 
     step: int
     warnings: tuple[str, ...]
     """What is wrong with each newer checkpoint, and whether this one was written with other versions of software."""
 
 
-def restore(
-    run: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    device: torch.device,
-) -> Restored:
+def restore(run: RunDirectory, state: TrainState, device: torch.device) -> Restored:
     """Load the newest intact checkpoint into networks, optimizer and scaler; changes nothing in the directory.
 
     A checkpoint is read and compared as a whole before anything of it is loaded.
@@ -197,25 +157,28 @@ def restore(
     Raises:
         CheckpointError: no checkpoint is intact; says what is wrong with each.
     """
-    description = read_description(run)
+    description = run.read_description()
     warnings = []
-    for checkpoint in reversed(checkpoints(run)):
+    for checkpoint in reversed(run.checkpoints()):
         try:
-            state, weights = _read(checkpoint, model, device)
-            _require_origin(checkpoint, state, description)
+            saved, weights = _read(checkpoint, state.model, device)
+            _require_content(saved, state)
+            _require_origin(checkpoint, saved, description)
         except (CheckpointError, HubError, OSError) as error:
             warnings.append(f"{checkpoint} is skipped: {error}")
             continue
-        for name, network in model.named_children():
+        for name, network in state.model.named_children():
             network.load_state_dict(weights[name])
-        optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
-        if found := differences(state["versions"], versions(device)):
+        # The groups' settings are the recipe's, which is the same; only the moments are the checkpoint's.
+        groups = state.optimizer.state_dict()["param_groups"]
+        state.optimizer.load_state_dict({"state": saved["optimizer"]["state"], "param_groups": groups})
+        state.scaler.load_state_dict(saved["scaler"])
+        if others := differences(saved["versions"], versions(device)):
             warnings.append(
                 f"{checkpoint} was made with other versions, so results may differ in their last bits: "
-                + "; ".join(found)
+                + "; ".join(others)
             )
-        return Restored(state["step"], tuple(warnings))
+        return Restored(saved["step"], tuple(warnings))
     raise CheckpointError(
         f"{run} has no intact checkpoint to continue from:\n  " + "\n  ".join(warnings) + "\n"
         "Put back a copy of one, or begin anew with another --out"
@@ -227,43 +190,114 @@ def _read(
 ) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     """The trainer's state, and each network's."""
     names = [name for name, _ in model.named_children()]
-    if found := files.damage(checkpoint, (_TRAINER, *(f"{name}/model.safetensors" for name in names))):
-        raise CheckpointError("; ".join(found))
+    if wrong := files.damage(checkpoint, (_TRAINER, *(f"{name}/model.safetensors" for name in names))):
+        raise CheckpointError("; ".join(wrong))
     try:
-        state = torch.load(checkpoint / _TRAINER, map_location=device, weights_only=True)
-    except pickle.UnpicklingError as error:
+        saved = torch.load(checkpoint / _TRAINER, map_location=device, weights_only=True)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # torch's reader raises many kinds for a file that torch did not write
         raise CheckpointError(f"{_TRAINER} cannot be read by torch {torch.__version__} ({error})") from None
-    return state, {name: hub.weights_for(getattr(model, name), checkpoint / name) for name in names}
+    return saved, {name: hub.weights_for(getattr(model, name), checkpoint / name) for name in names}
 
 
-def _require_origin(checkpoint: Path, state: dict[str, Any], description: dict[str, Any]) -> None:
-    """Refuse what is intact but out of place: another step's checkpoint, or another run's."""
-    if checkpoint.name != f"step-{state['step']:08d}":
-        raise CheckpointError(f"it holds step {state['step']}")
-    if found := _differences(description, state["run"]):
-        raise CheckpointError(f"it is of another run ({'; '.join(found)})")
+def _require_content(saved: Any, state: TrainState) -> None:
+    """Refuse what `save` did not write: fused optimizers take moments of any shape, and write beyond their end.
+
+    Raises:
+        CheckpointError: says which entry is wrong.
+    """
+    kinds = {"step": int, "optimizer": dict, "scaler": dict, "run": dict, "versions": dict}
+    if not isinstance(saved, dict) or saved.keys() != kinds.keys():
+        raise CheckpointError(f"{_TRAINER} must hold {', '.join(kinds)}")
+    for name, kind in kinds.items():
+        if type(saved[name]) is not kind:
+            raise CheckpointError(f"{_TRAINER}: {name} must be of type {kind.__name__}")
+    if saved["optimizer"].keys() != {"state", "param_groups"} or type(saved["optimizer"]["state"]) is not dict:
+        raise CheckpointError(f"{_TRAINER}: optimizer must hold state and param_groups")
+    _require_moments(saved["optimizer"]["state"], saved["step"], state)
+    expected = state.scaler.state_dict()
+    if saved["scaler"].keys() != expected.keys():
+        raise CheckpointError(f"{_TRAINER}: scaler must hold {', '.join(expected) or 'nothing'}")
+    for name, value in saved["scaler"].items():
+        if type(value) not in (int, float) or not 0 <= value < math.inf:
+            raise CheckpointError(f"{_TRAINER}: scaler.{name} must be a number of at least 0, got {value!r:.60}")
+
+
+def _require_moments(moments: dict[Any, Any], step: int, state: TrainState) -> None:
+    """Moments of the optimizer's parameters, by their numbers; a parameter without any gradient yet has none."""
+    names = {id(parameter): name for name, parameter in state.model.named_parameters()}
+    parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
+    if others := [key for key in moments if type(key) is not int or not 0 <= key < len(parameters)]:
+        raise CheckpointError(f"{_TRAINER}: the optimizer has no parameter {others[0]!r:.60}, only {len(parameters)}")
+    for number, own in moments.items():
+        parameter = parameters[number]
+        where = f"{_TRAINER}: the optimizer's state of {names[id(parameter)]}"
+        if type(own) is not dict or own.keys() != {"step", "exp_avg", "exp_avg_sq"}:
+            raise CheckpointError(f"{where} must hold step, exp_avg and exp_avg_sq")
+        count = torch.zeros((), device=parameter.device)
+        for name, like in (("step", count), ("exp_avg", parameter), ("exp_avg_sq", parameter)):
+            if wrong := _difference_in_form(own[name], like):
+                raise CheckpointError(f"{where}: {name} {wrong}")
+        if not 0 <= own["step"].item() <= step:
+            raise CheckpointError(f"{where}: step is {own['step'].item():g} after {step} steps")
+
+
+def _difference_in_form(value: Any, like: Tensor) -> str | None:
+    """What makes a value unfit to take the place of a tensor."""
+    if type(value) is not Tensor or value.layout != torch.strided or value.device.type != like.device.type:
+        return f"must be a dense tensor on {like.device.type}"
+    if value.dtype != like.dtype:
+        return f"has dtype {value.dtype}, must be {like.dtype}"
+    if value.shape != like.shape:
+        return f"has shape {tuple(value.shape)}, must be {tuple(like.shape)}"
+    if value.stride() != like.stride():
+        return f"has strides {value.stride()}, must be {like.stride()}"
+    return None
+
+
+def _require_origin(checkpoint: Path, saved: dict[str, Any], description: RunDescription) -> None:
+    """Refuse what is intact but not where it belongs: another step's checkpoint, or another run's."""
+    if checkpoint.name != f"step-{saved['step']:08d}":
+        raise CheckpointError(f"it holds step {saved['step']}")
+    try:
+        origin = RunDescription.from_json(saved["run"])
+    except ValueError as error:
+        raise CheckpointError(f"{_TRAINER}: run: {error}") from None
+    if lines := description.differences(origin):
+        raise CheckpointError(f"it is of another run ({'; '.join(lines)})")
 
 
 def _set_aside(checkpoint: Path) -> None:
-    """Take a damaged checkpoint out of the row without deleting it: nothing counts or overwrites it from here on."""
+    """Rename a damaged checkpoint without deleting it: nothing counts or overwrites it from here on."""
     if checkpoint.exists():
         names = (f"{checkpoint.name}.damaged{number or ''}" for number in itertools.count())
         checkpoint.rename(next(path for name in names if not (path := checkpoint.with_name(name)).exists()))
         files.fsync(checkpoint.parent)
 
 
-def rewind(run: Path, step: int) -> None:
+def rewind(run: RunDirectory, step: int) -> list[str]:
     """Make the directory that of a run which has just saved `step` (0: which begins); for its one writer.
 
     Newer checkpoints, which `restore` has skipped, are set aside as step-N.damaged, metrics after the step are dropped,
     what a killed writer left under temporary names is removed, and the step's weights are published again.
+
+    Returns:
+        what was damaged of the files that a resume does not need.
     """
-    for checkpoint in checkpoints(run):
-        if checkpoint.name > f"step-{step:08d}":
+    for checkpoint in run.checkpoints():
+        if checkpoint.name > run.checkpoint(step).name:
             _set_aside(checkpoint)
-    _remove_leftovers(run / "checkpoints")
-    with writing(run, "the metrics and weights to continue from"):
-        kept = [line for line in read_metrics(run) if line["step"] <= step]
-        files.write_text(run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+    run.remove_leftovers()
+    warnings = []
+    if run.has_damaged_summary():
+        warnings.append(f"{run.summary} is damaged; it is written anew at the end")
+    with run.writing("the metrics and weights to continue from"):
+        lines, damaged = parse_metrics(run)
+        if damaged:
+            warnings.append(f"{run.metrics} has {damaged} damaged line(s), which are dropped")
+        kept = [line for line in lines if line["step"] <= step]
+        files.write_text(run.metrics, "".join(json.dumps(line) + "\n" for line in kept))
         if step:
-            _publish(run / "checkpoints" / f"step-{step:08d}", run)
+            _publish(run.checkpoint(step), run)
+    return warnings

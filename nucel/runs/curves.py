@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-import tyro
 
 from ..runtime import files
 from ..runtime.errors import CheckpointError, ConfigError
-from . import directory, log
+from . import log
+from .directory import RunDirectory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,18 +27,6 @@ _TRAINING_POINTS, _MARKERS_SHOWN = 120, 25
 """At most, on a curve: of training, each the mean of as many lines as it takes, and of what is held out."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plot:
-    """Draw losses, AUROC and throughput of one or several runs in one picture."""
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run directories; those that are still being trained too."""
-    out: Path | None = None
-    """The picture: .png, .svg or .pdf. By default RUN/loss.png, or runs.png here for several runs."""
-    x: Literal["steps", "tokens"] = "steps"
-    """What the curves are drawn against. Tokens compare runs of different batch sizes."""
-
-
 class Panel(NamedTuple):
     """One pair of axes: a figure of metrics.jsonl, and what it is to be compared with."""
 
@@ -51,7 +38,7 @@ class Panel(NamedTuple):
     level: tuple[float, str] | None = None
     """A value that needs no run, and its name."""
     falls: bool = False
-    """Its first values lie far above all later ones, which they must not flatten."""
+    """The axes leave out its first half, whose values lie far above all later ones."""
     from_zero: bool = False
 
 
@@ -81,9 +68,9 @@ class Run(NamedTuple):
         return x, np.array([line[figure] for line in lines], float)
 
 
-def plot_run(run: Path, target: Path) -> None:
-    """Draw one run against its steps; see `draw`."""
-    draw([run], target)
+def plot_run(run: RunDirectory) -> None:
+    """Draw one run against its steps, in its own loss.png; see `draw`."""
+    draw([run.path], run.curves)
 
 
 def draw(paths: Sequence[Path], target: Path, x: Literal["steps", "tokens"] = "steps") -> None:
@@ -139,17 +126,18 @@ def draw(paths: Sequence[Path], target: Path, x: Literal["steps", "tokens"] = "s
 
 
 def _read(path: Path, name: str, number: int, x: str) -> Run:
-    lines = log.read_metrics(path)
+    run = RunDirectory(path)
+    lines = log.read_metrics(run)
     if not lines:
         raise CheckpointError(
             f"{path} has nothing to draw yet: its metrics.jsonl is empty"
-            if directory.describes_run(path)
-            else f"{path} is no run directory: it holds no run.json and no metrics"
+            if run.describes_run()
+            else f"{path} is not a run directory: it holds no run.json and no metrics"
         )
     x_per_step = 1
     if x == "tokens":
-        recipe = directory.read_description(path)["recipe"]
-        x_per_step = recipe["batch_size"] * recipe["context"]
+        description = run.read_description()
+        x_per_step = description.batch_size * description.context
     return Run(name, _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)], lines, x_per_step)
 
 
@@ -164,7 +152,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 def _draw_panel(axes: Axes, panel: Panel, runs: Sequence[Run]) -> None:
     kinds = {}  # what a kind of line is called, and one of that kind
-    seen = []  # values that the axes must reach
+    shown = []  # values that the axes must reach
     for run in runs:
         x, y = _means(*run.curve("train", panel.figure))
         held_x, held_y = run.curve("validation", panel.figure)
@@ -173,18 +161,18 @@ def _draw_panel(axes: Axes, panel: Panel, runs: Sequence[Run]) -> None:
         if len(held_x):
             style = {"marker": run.marker, "markersize": 3.5, "markevery": math.ceil(len(held_x) / _MARKERS_SHOWN)}
             (kinds["held out"],) = axes.plot(held_x, held_y, color=run.colour, lw=1.3, **style)
-        seen += [y[len(y) // 2 :] if panel.falls else y, held_y]
+        shown += [y[len(y) // 2 :] if panel.falls else y, held_y]
         if panel.blind:
             blind_x, blind_y = run.curve("validation" if len(held_x) else "train", panel.blind)
             (kinds["blind guess"],) = axes.plot(blind_x, blind_y, color=run.colour, lw=1, ls="--")
-            seen.append(blind_y[len(blind_y) // 2 :])
+            shown.append(blind_y[len(blind_y) // 2 :])
     if panel.level:
         value, name = panel.level
         kinds[name] = axes.axhline(value, color="0.3", lw=1, ls=":")
-        seen.append(np.array([value]))
+        shown.append(np.array([value]))
     if panel.from_zero:
-        seen.append(np.array([0.0]))
-    reached = np.concatenate(seen)
+        shown.append(np.array([0.0]))
+    reached = np.concatenate(shown)
     reached = reached[np.isfinite(reached)]
     if len(reached):
         margin = 0.06 * np.ptp(reached) + 1e-3

@@ -1,13 +1,26 @@
-"""A run directory: its lock, its description, its summary and its published weights."""
+"""A run directory: the names of its files, its lock, its description, its summary and its published weights.
+
+    RUN/run.json                      recipe, genome, windows, versions, command line
+    RUN/metrics.jsonl                 one line per log interval and per validation
+    RUN/summary.json                  what the trainer printed at its end
+    RUN/checkpoints/step-00001000/    discriminator/ and generator/ in hub form, trainer.pt, SHA256SUMS
+    RUN/discriminator/ RUN/generator/ copies of the newest checkpoint's, for whoever loads the run (or RUN/masked_lm/)
+    RUN/README.md RUN/loss.png        its card and its curves
+    RUN/lock                          while a process writes here
+
+run.json and the checkpoints are all that a resume needs. Everything else is derived: it may be lost or damaged.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,150 +29,296 @@ from ..runtime.errors import CheckpointError
 from ..runtime.files import differences, finite, mib
 
 
-@contextlib.contextmanager
-def writing(run: Path, what: str, needed_bytes: int = 0) -> Iterator[None]:
-    """Turn the system's refusal to write into a message that says what is safe and how to go on."""
-    try:
-        yield
-    except OSError as error:
-        reason = f"{what} could not be written to {run}: {error.strerror or error}"
-        if error.filename:
-            reason += f" ({error.filename})"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(run).free
-            reason += f". It needs {mib(needed_bytes)}; {mib(free)} are free, or less where there are quotas"
-        good = checkpoints(run)
-        raise CheckpointError(
-            f"{reason}. What was complete before is intact. "
-            + (f"The last good checkpoint is {good[-1]}. " if good else "There is no checkpoint yet. ")
-            + f"Once that is put right, --resume auto --out {run} continues the run"
-        ) from error
+@dataclass(frozen=True)
+class GenomeDescription:
+    """The genome that a run is trained on."""
+
+    files: list[str]
+    fingerprint: str
+    """SHA-256 of the uncompressed FASTA."""
+    contigs: int
+    length_bp: int
 
 
-@contextlib.contextmanager
-def locked(run: Path, announce: Callable[[str], None]) -> Iterator[None]:
-    """Hold a run directory, so that no other process writes into it; created where there is none.
+@dataclass(frozen=True)
+class WindowCounts:
+    """How many windows a run trains on, and how many it is validated on."""
 
-    A directory that this created is removed again if no run was described in it: nothing half-begun is left.
-
-    The lock is on RUN/lock and ends with the process, however that ends. It also holds between machines where the
-    network file system passes flock on (NFS unless mounted with nolock or local_lock, Lustre mounted with flock). Where
-    there are no locks, `announce` is told so and the run goes on without.
-
-    Raises:
-        CheckpointError: another process holds it; says which, on which host.
-    """
-    try:
-        run.mkdir(parents=True)
-        created = True
-    except FileExistsError:
-        created = False
-    try:
-        descriptor = files.lock(run / "lock")
-    except BlockingIOError as error:
-        raise CheckpointError(
-            f"{run} is in use by {error.strerror}; wait for it, stop it, or choose another --out"
-        ) from None
-    except files.NoLocksError as error:
-        announce(f"No lock is taken on {run}: {error.strerror}. Take care that no second run writes into it")
-        descriptor = None
-    try:
-        yield
-    finally:
-        (run / "lock").unlink(missing_ok=True)
-        if created and not describes_run(run):
-            shutil.rmtree(run, ignore_errors=True)
-        if descriptor is not None:
-            os.close(descriptor)
+    train: int
+    held_out: int
 
 
-def checkpoints(run: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    return sorted((run / "checkpoints").glob("step-????????"))
+@dataclass(frozen=True)
+class RunDescription:
+    """What run.json holds: all that decides a run's result, and what it was made with."""
+
+    recipe: dict[str, Any]
+    """Every setting that decides the result, by its name; `model` holds the networks' sizes."""
+    genome: GenomeDescription
+    windows: WindowCounts
+    command: str
+    """The command line that started the run."""
+    versions: dict[str, str | None]
+
+    @property
+    def batch_size(self) -> int:
+        return self.recipe["batch_size"]
+
+    @property
+    def context(self) -> int:
+        return self.recipe["context"]
+
+    @property
+    def steps(self) -> int:
+        return self.recipe["steps"]
+
+    @property
+    def objective(self) -> str:
+        return self.recipe["objective"]
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Any) -> RunDescription:
+        """Raises:
+        ValueError: this is not a run's description; says what is missing or of a wrong type.
+        """
+        fields = _fields(cls, content, "the description")
+        fields["genome"] = GenomeDescription(**_fields(GenomeDescription, fields["genome"], "genome"))
+        fields["windows"] = WindowCounts(**_fields(WindowCounts, fields["windows"], "windows"))
+        description = cls(**fields)
+        for name, kind in _RECIPE.items():
+            if not isinstance(description.recipe.get(name), kind):
+                raise ValueError(f"recipe.{name} must be {kind.__name__}, got {description.recipe.get(name)!r}")
+        return description
+
+    def differences(self, other: RunDescription) -> list[str]:
+        """What tells this run from another: each setting of the recipe, and the genome's content."""
+        lines = differences(self.recipe, other.recipe)
+        if self.genome.fingerprint != other.genome.fingerprint:
+            lines.append(
+                f"genome: the run's is {', '.join(self.genome.files)}, "
+                f"{', '.join(other.genome.files)} has other content"
+            )
+        return lines
 
 
-def has_checkpoint(run: Path) -> bool:
-    return bool(checkpoints(run))
+_RECIPE = {"batch_size": int, "context": int, "steps": int, "objective": str, "model": dict}
+"""What the files of a run read from its recipe."""
+_JSON_TYPES = {"list[str]": list, "str": str, "int": int}
 
 
-def newest_step(run: Path) -> int:
-    """Step of the newest checkpoint, 0 where there is none; whether it is intact shows only in `restore`."""
-    return max((int(checkpoint.name.removeprefix("step-")) for checkpoint in checkpoints(run)), default=0)
+def _fields(kind: type, content: Any, name: str) -> dict[str, Any]:
+    """A dataclass's fields from a JSON object; other keys of the object are left out."""
+    if not isinstance(content, dict):
+        raise ValueError(f"{name} must be a JSON object")
+    for field in dataclasses.fields(kind):
+        if field.name not in content:
+            raise ValueError(f"{name} has no {field.name}")
+        expected = _JSON_TYPES.get(field.type, dict)
+        if not isinstance(content[field.name], expected):
+            raise ValueError(f"{name}: {field.name} must be {expected.__name__}, got {content[field.name]!r:.60}")
+    return {field.name: content[field.name] for field in dataclasses.fields(kind)}
 
 
-def published(run: Path) -> list[Path]:
-    """The run's model folders: copies of the newest checkpoint's, the discriminator before the generator.
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run's folder. Making one of these creates nothing on the disk."""
 
-    Raises:
-        CheckpointError: there is no checkpoint.
-    """
-    if not has_checkpoint(run):
-        raise CheckpointError(f"{run} has no checkpoint yet")
-    return sorted(run / path.name for path in checkpoints(run)[-1].iterdir() if path.is_dir())
+    path: Path
 
+    def __str__(self) -> str:
+        return str(self.path)
 
-def describes_run(run: Path) -> bool:
-    return (run / "run.json").is_file()
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
 
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
 
-def is_unused(run: Path) -> bool:
-    """Whether a run may begin in a directory: there is none, or it holds no more than a start that was killed left."""
-    if not run.exists():
-        return True
-    left = {"lock", "run.json.tmp", "demo.fa", "demo.fa.tmp"}
-    return run.is_dir() and all(path.name in left for path in run.iterdir())
+    @property
+    def card(self) -> Path:
+        return self.path / "README.md"
 
+    @property
+    def curves(self) -> Path:
+        return self.path / "loss.png"
 
-def write_description(run: Path, description: dict[str, Any]) -> None:
-    files.write_text(run / "run.json", json.dumps(description, indent=2) + "\n")
+    @property
+    def not_finite(self) -> Path:
+        """The windows of the last step whose loss or gradient was not finite."""
+        return self.path / "not_finite.tsv"
 
+    @property
+    def demo_genome(self) -> Path:
+        return self.path / "demo.fa"
 
-def read_description(run: Path) -> dict[str, Any]:
-    """What run.json holds.
+    @property
+    def checkpoints_folder(self) -> Path:
+        return self.path / "checkpoints"
 
-    Raises:
-        CheckpointError: it is missing or damaged.
-    """
-    path = run / "run.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); {run} is no run that can be continued") from None
+    @property
+    def _description(self) -> Path:
+        return self.path / "run.json"
 
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
 
-def write_summary(run: Path, summary: dict[str, Any]) -> None:
-    """Keep what the trainer printed when it ended, in RUN/summary.json."""
-    with writing(run, "summary.json"):
-        files.write_text(run / "summary.json", json.dumps(finite(summary), indent=2) + "\n")
+    @property
+    def _lock(self) -> Path:
+        return self.path / "lock"
 
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints_folder / f"step-{step:08d}"
 
-def read_summary(run: Path) -> dict[str, Any]:
-    """What summary.json holds; empty where no trainer has come to its end."""
-    path = run / "summary.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted(self.checkpoints_folder.glob("step-????????"))
 
+    def has_checkpoint(self) -> bool:
+        return bool(self.checkpoints())
 
-def require_same_run(run: Path, description: dict[str, Any]) -> None:
-    """Refuse to continue a run with another recipe or genome, naming every difference.
+    def newest_step(self) -> int:
+        """Step of the newest checkpoint, 0 where there is none; only `restore` tells whether it is intact."""
+        return max((int(checkpoint.name.removeprefix("step-")) for checkpoint in self.checkpoints()), default=0)
 
-    Raises:
-        CheckpointError: run.json differs in its recipe or its genome's fingerprint.
-    """
-    stored = read_description(run)
-    if found := _differences(stored, json.loads(json.dumps(description))):
-        raise CheckpointError(
-            f"{run} was started differently and cannot be continued like this:\n  "
-            + "\n  ".join(found)
-            + f"\nIt was started by: {stored['command']}"
-        )
+    def published(self) -> list[Path]:
+        """The run's model folders: copies of the newest checkpoint's, the discriminator before the generator.
 
+        Raises:
+            CheckpointError: there is no checkpoint.
+        """
+        if not self.has_checkpoint():
+            raise CheckpointError(f"{self} has no checkpoint yet")
+        return sorted(self.path / folder.name for folder in self.checkpoints()[-1].iterdir() if folder.is_dir())
 
-def _differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    """What tells one run's description from another's: each setting of the recipe, and the genome."""
-    found = differences(stored["recipe"], given["recipe"])
-    if stored["genome"]["fingerprint"] != given["genome"]["fingerprint"]:
-        found.append(
-            f"genome: the run's is {', '.join(stored['genome']['files'])}, "
-            f"{', '.join(given['genome']['files'])} has other content"
-        )
-    return found
+    def describes_run(self) -> bool:
+        return self._description.is_file()
+
+    def is_unused(self) -> bool:
+        """Whether a run may begin here: there is no directory, or only what a start that was killed left in it."""
+        if not self.path.exists():
+            return True
+        begun = (self._description, self.demo_genome)
+        left = {self._lock, self.demo_genome, *(path for target in begun for path in files.leftovers(target))}
+        return self.path.is_dir() and left.issuperset(self.path.iterdir())
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed trainers left under temporary names; what other programs write here is left alone."""
+        networks = self.published() if self.has_checkpoint() else []
+        own = (self._description, self.summary, self.metrics, self.card, self.curves, self.not_finite)
+        for target in (*own, self.demo_genome, *networks):
+            for leftover in files.leftovers(target):
+                files.remove(leftover)
+        for folder in (self.checkpoints_folder, *networks):
+            files.remove_temporary(folder)
+
+    def write_description(self, description: RunDescription) -> None:
+        files.write_text(self._description, json.dumps(description.as_json(), indent=2) + "\n")
+
+    def read_description(self) -> RunDescription:
+        """What run.json holds.
+
+        Raises:
+            CheckpointError: it is missing or damaged.
+        """
+        path = self._description
+        try:
+            return RunDescription.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, RecursionError) as error:
+            raise CheckpointError(
+                f"{path} cannot be read ({error}); {self} is not a run that can be continued"
+            ) from None
+
+    def require_same_run(self, description: RunDescription) -> None:
+        """Refuse to continue a run with another recipe or genome, naming every difference.
+
+        Raises:
+            CheckpointError: run.json differs in its recipe or its genome's fingerprint.
+        """
+        stored = self.read_description()
+        given = RunDescription.from_json(json.loads(json.dumps(description.as_json())))
+        if lines := stored.differences(given):
+            raise CheckpointError(
+                f"{self} was started differently and cannot be continued like this:\n  "
+                + "\n  ".join(lines)
+                + f"\nIt was started by: {stored.command}"
+            )
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Keep what the trainer printed when it ended, in RUN/summary.json."""
+        with self.writing("summary.json"):
+            files.write_text(self.summary, json.dumps(finite(summary), indent=2) + "\n")
+
+    def read_summary(self) -> dict[str, Any]:
+        """What summary.json holds; empty where no trainer has come to its end, and where the file is damaged."""
+        return self._parse_summary() or {}
+
+    def has_damaged_summary(self) -> bool:
+        return self.summary.exists() and self._parse_summary() is None
+
+    def _parse_summary(self) -> dict[str, Any] | None:
+        try:
+            content = json.loads(self.summary.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return None
+        return content if isinstance(content, dict) else None
+
+    @contextlib.contextmanager
+    def writing(self, what: str, needed_bytes: int = 0) -> Iterator[None]:
+        """Turn the system's refusal to write into a message that says what is safe and how to go on."""
+        try:
+            yield
+        except OSError as error:
+            reason = f"{what} could not be written to {self}: {error.strerror or error}"
+            if error.filename:
+                reason += f" ({error.filename})"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                free = shutil.disk_usage(self.path).free
+                reason += f". It needs {mib(needed_bytes)}; {mib(free)} are free, or less where there are quotas"
+            good = self.checkpoints()
+            raise CheckpointError(
+                f"{reason}. What was complete before is intact. "
+                + (f"The last good checkpoint is {good[-1]}. " if good else "There is no checkpoint yet. ")
+                + f"Once that is put right, --resume auto --out {self} continues the run"
+            ) from error
+
+    @contextlib.contextmanager
+    def locked(self, announce: Callable[[str], None]) -> Iterator[None]:
+        """Hold the directory, so that no other process writes into it; created where there is none.
+
+        A directory that this created is removed again if no run was described in it.
+
+        The lock is on RUN/lock and ends with the process, however that ends. It also holds between machines where the
+        network file system passes flock on (NFS unless mounted with nolock or local_lock, Lustre mounted with flock).
+        Where there are no locks, `announce` is told so and the run goes on without.
+
+        Raises:
+            CheckpointError: another process holds it; says which, on which host.
+        """
+        try:
+            self.path.mkdir(parents=True)
+            created = True
+        except FileExistsError:
+            created = False
+        try:
+            descriptor = files.lock(self._lock)
+        except BlockingIOError as error:
+            raise CheckpointError(
+                f"{self} is in use by {error.strerror}; wait for it, stop it, or choose another --out"
+            ) from None
+        except files.NoLocksError as error:
+            announce(f"No lock is taken on {self}: {error.strerror}. Take care that no second run writes into it")
+            descriptor = None
+        try:
+            yield
+        finally:
+            self._lock.unlink(missing_ok=True)
+            if created and not self.describes_run():
+                shutil.rmtree(self.path, ignore_errors=True)
+            if descriptor is not None:
+                os.close(descriptor)

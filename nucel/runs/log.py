@@ -1,4 +1,4 @@
-"""Where a run's figures go as they come: metrics.jsonl, and TensorBoard's event files where asked for."""
+"""Where a run's metrics go as they come: metrics.jsonl, and TensorBoard's event files where asked for."""
 
 from __future__ import annotations
 
@@ -7,28 +7,44 @@ import importlib.util
 import json
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import ConfigError
 from ..runtime.files import finite
-from .directory import writing
+from .directory import RunDirectory
 
 
-def append_metrics(run: Path, line: dict[str, Any]) -> None:
-    with writing(run, "a line of metrics.jsonl"), open(run / "metrics.jsonl", "a", encoding="utf-8") as file:
+def append_metrics(run: RunDirectory, line: dict[str, Any]) -> None:
+    with run.writing("a line of metrics.jsonl"), open(run.metrics, "a", encoding="utf-8") as file:
         file.write(json.dumps(finite(line)) + "\n")
 
 
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """All lines of metrics.jsonl; a last line cut short by a crash is left out."""
-    path = run / "metrics.jsonl"
-    lines = []
-    if path.exists():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                lines.append(json.loads(text))
-    return lines
+def read_metrics(run: RunDirectory) -> list[dict[str, Any]]:
+    """All lines of metrics.jsonl; damaged ones, as a last line that a crash cut short, are left out."""
+    return parse_metrics(run)[0]
+
+
+def parse_metrics(run: RunDirectory) -> tuple[list[dict[str, Any]], int]:
+    """The lines of metrics.jsonl, and how many are damaged."""
+    lines, damaged = [], 0
+    if run.metrics.exists():
+        for text in run.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                line = json.loads(text)
+            except (ValueError, RecursionError):
+                line = None
+            if _is_line(line):
+                lines.append(line)
+            else:
+                damaged += 1
+    return lines, damaged
+
+
+def _is_line(line: Any) -> bool:
+    """Whether this has a step, a split, and otherwise numbers or null, as all that `append_metrics` writes."""
+    if not isinstance(line, dict) or type(line.get("step")) is not int or not isinstance(line.get("split"), str):
+        return False
+    return all(value is None or type(value) in (int, float) for name, value in line.items() if name != "split")
 
 
 def require(tensorboard: bool) -> None:
@@ -42,10 +58,10 @@ def require(tensorboard: bool) -> None:
 
 
 @contextlib.contextmanager
-def recording(run: Path, after: int, tensorboard: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that takes lines of metrics.jsonl, {"step": ..., "split": ..., and figures}.
+def recording(run: RunDirectory, after: int, tensorboard: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that takes lines of metrics.jsonl, {"step": ..., "split": ..., and numbers}.
 
-    Each figure of a line becomes the scalar `figure/split` in RUN/tensorboard. A run that is continued after a step
+    Each number of a line becomes the scalar `name/split` in RUN/tensorboard. A run that is continued after a step
     writes those past it again; TensorBoard is told to drop the older ones.
     """
     if not tensorboard:
@@ -61,5 +77,5 @@ def recording(run: Path, after: int, tensorboard: bool) -> Iterator[Callable[[di
                 writer.add_scalar(f"{name}/{line['split']}", value, line["step"])
         writer.flush()  # so that a kill loses nothing
 
-    with SummaryWriter(str(run / "tensorboard"), purge_step=after + 1) as writer:
+    with SummaryWriter(str(run.tensorboard), purge_step=after + 1) as writer:
         yield record

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import math
 import os
 import platform
+import secrets
+import shutil
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -26,16 +29,46 @@ except ImportError:  # Windows
 _SUMS = "SHA256SUMS"
 
 
+_TOKEN_BYTES = 8
+
+
+def temporary_name(path: Path) -> Path:
+    """A new random name beside `path`: no two processes that write the same file ever share one."""
+    return path.with_name(f".nucel-{path.name}.{secrets.token_hex(_TOKEN_BYTES)}.tmp")
+
+
+def leftovers(path: Path) -> list[Path]:
+    """What has a temporary name of `path`; where nobody is writing it, a killed process left that."""
+    return list(path.parent.glob(glob.escape(f".nucel-{path.name}.") + "?" * 2 * _TOKEN_BYTES + ".tmp"))
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what killed processes left in a folder that nobody else is writing to."""
+    for leftover in folder.glob(".nucel-*.tmp"):
+        remove(leftover)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all in it, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name to write a file under, which then replaces `path` at once and durably, or leaves no trace."""
-    temporary = path.with_name(path.name + ".tmp")
+    """A temporary name to write a file under, or a folder where `path` has none yet; it then becomes `path`.
+
+    That happens at once and durably, or leaves no trace. Where several processes do it, the last one's stays.
+    """
+    temporary = temporary_name(path)
     try:
         yield temporary
-        fsync(temporary)
+        flush(temporary)
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
         raise
     fsync(path.parent)
 
@@ -55,12 +88,14 @@ def fsync(path: str | Path) -> None:
         os.close(descriptor)
 
 
-def flush(directory: Path) -> None:
-    """Force a directory tree to the disk: the files first, then the names."""
-    for parent, _, names in os.walk(directory, topdown=False):
+def flush(path: Path) -> None:
+    """Force a file, or all of a folder, to the disk: the files first, then the names."""
+    for parent, _, names in os.walk(path, topdown=False):
         for name in names:
             fsync(os.path.join(parent, name))
         fsync(parent)
+    if not path.is_dir():
+        fsync(path)
 
 
 def write_sums(directory: Path) -> None:
@@ -78,17 +113,17 @@ def damage(directory: Path, required: tuple[str, ...] = ()) -> list[str]:
     except OSError as error:
         return [f"{_SUMS} cannot be read ({error.strerror})"]
     except ValueError:
-        return [f"{_SUMS} is no list of digests and files"]
-    found = [f"{_SUMS} does not list {name}" for name in required if name not in expected]
+        return [f"{_SUMS} is not a list of digests and files"]
+    wrong = [f"{_SUMS} does not list {name}" for name in required if name not in expected]
     for name, digest in expected.items():
         try:
             if _sha256(directory / name) != digest:
-                found.append(f"{name} is not what was written (its SHA-256 differs)")
+                wrong.append(f"{name} is not what was written (its SHA-256 differs)")
         except FileNotFoundError:
-            found.append(f"{name} is missing")
+            wrong.append(f"{name} is missing")
         except OSError as error:
-            found.append(f"{name} cannot be read ({error.strerror})")
-    return found
+            wrong.append(f"{name} cannot be read ({error.strerror})")
+    return wrong
 
 
 def _sha256(path: Path) -> str:
@@ -118,7 +153,7 @@ def lock(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Who held it until now may have removed the file after it was opened here.
+            # Its last holder may have removed the file after it was opened here.
             if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
                 holder = f"process {os.getpid()} on {platform.node()} since {datetime.now():%Y-%m-%d %H:%M:%S}\n"
                 os.ftruncate(descriptor, 0)

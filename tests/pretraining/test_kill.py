@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 from support.killing import Trainer
 
 import nucel
-from nucel.runs import directory, log
+from nucel.runs import log
+from nucel.runs.directory import RunDirectory
 from nucel.runtime import files
 
 _KILLS = int(os.environ.get("NUCEL_KILLS", "10"))
@@ -62,7 +63,7 @@ def assert_readable(run: Path) -> None:
             json.loads((run / name).read_text())
     if (run / "metrics.jsonl").exists():
         *whole, last = (run / "metrics.jsonl").read_text().split("\n")
-        assert len(log.read_metrics(run)) == len(whole)  # what follows the last newline was cut
+        assert len(log.read_metrics(RunDirectory(run))) == len(whole)  # what follows the last newline was cut
         assert all(json.loads(line)["step"] <= _STEPS for line in whole) and not last.endswith("}")
     for card in run.rglob("README.md"):
         end = "|\n" if card.parent == run else "```\n"
@@ -80,7 +81,7 @@ def assert_same_end(run: Path, undisturbed: Path) -> None:
     states = [torch.load(folder / "trainer.pt", weights_only=True)["optimizer"]["state"] for folder in newest]
     for number, moments in states[0].items():
         assert all(torch.equal(value, states[1][number][name]) for name, value in moments.items())
-    untimed = [[{**line, "tokens_per_s": 0} for line in log.read_metrics(f)] for f in (run, undisturbed)]
+    untimed = [[{**line, "tokens_per_s": 0} for line in log.read_metrics(RunDirectory(f))] for f in (run, undisturbed)]
     assert untimed[0] == untimed[1]
 
 
@@ -116,7 +117,7 @@ def test_a_start_that_is_killed_at_any_moment_can_be_made_again(trainer, undistu
         run, log = tmp_path / f"run{change}", tmp_path / f"log{change}"
         assert trainer(WORDS, run, log, change=change) == -signal.SIGKILL
         assert_readable(run)
-        begun = directory.has_checkpoint(run)
+        begun = RunDirectory(run).has_checkpoint()
         assert trainer(WORDS, run, log) == 0, log.read_text()
         assert_same_end(run, undisturbed[0])
         if begun:

@@ -15,6 +15,7 @@ from nucel.genome.windows import Windows
 from nucel.objectives import masking
 from nucel.pretraining.config import TrainConfig
 from nucel.runs import log
+from nucel.runs.directory import RunDirectory
 from nucel.train import main
 
 TINY = [*MODEL, "--steps", "6", "--log-every", "2", "--save-every", "2"]
@@ -46,7 +47,7 @@ def test_too_many_steps_that_are_not_finite_end_the_run_and_name_their_windows(r
     assert "3 steps in a row had a loss or gradient that is not finite" in stderr and "step 6" in stderr
     assert "newest checkpoint is intact" in stderr and "Traceback" not in stderr
 
-    lines = log.read_metrics(tmp_path / "run")
+    lines = log.read_metrics(RunDirectory(tmp_path / "run"))
     assert [line["skipped_steps"] for line in lines if line["split"] == "train"] == [0, 1]
     newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
     assert newest.name == "step-00000004"

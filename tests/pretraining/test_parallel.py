@@ -17,6 +17,7 @@ from support.tiny_run import MODEL, write_genome
 from torch import distributed
 
 from nucel.runs import log
+from nucel.runs.directory import RunDirectory
 
 pytestmark = pytest.mark.skipif(
     not (distributed.is_available() and distributed.is_gloo_available()), reason="torch without gloo"
@@ -50,7 +51,7 @@ def train(ranks, genome, out, *words):
 
 
 def training_lines(run):
-    return [line for line in log.read_metrics(run) if line["split"] == "train"]
+    return [line for line in log.read_metrics(RunDirectory(run)) if line["split"] == "train"]
 
 
 def weights(run):

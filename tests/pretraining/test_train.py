@@ -27,7 +27,9 @@ from nucel.pretraining.config import PRESETS, Recipe, TrainConfig
 from nucel.pretraining.meter import Meter
 from nucel.pretraining.step import Guard, learning_rate, make_optimizer, train_step
 from nucel.pretraining.trainer import _describe, windows_of
-from nucel.runs import directory, log
+from nucel.runs import log
+from nucel.runs.directory import RunDirectory
+from nucel.runtime import files
 from nucel.runtime.device import Precision
 from nucel.runtime.errors import ConfigError
 from nucel.train import main
@@ -97,7 +99,7 @@ def test_a_run_leaves_what_it_promises(run, tmp_path):
 
     folder = Path(summary["out"])
     assert [p.name for p in sorted((folder / "checkpoints").iterdir())] == ["step-00000008", "step-00000010"]
-    lines = log.read_metrics(folder)
+    lines = log.read_metrics(RunDirectory(folder))
     assert [x["step"] for x in lines if x["split"] == "train"] == [2, 4, 6, 8, 10]
     assert [x["step"] for x in lines if x["split"] == "validation"] == [3, 6, 9, 10]
     assert lines[-1]["rtd_auroc"] == pytest.approx(summary["val_rtd_auroc"], abs=1e-6)
@@ -130,7 +132,7 @@ def test_ten_steps_equal_five_a_stop_a_resume_and_five_more(run, tmp_path, dtype
     assert_same_state(whole, parts)
 
     untimed = [
-        [{k: v for k, v in x.items() if k != "tokens_per_s"} for x in log.read_metrics(p)]
+        [{k: v for k, v in x.items() if k != "tokens_per_s"} for x in log.read_metrics(RunDirectory(p))]
         for p in (whole, parts)
     ]
     regular = [[x for x in lines if x["step"] != 5] for lines in untimed]  # the stop adds lines of its own
@@ -144,13 +146,14 @@ def test_a_run_that_died_between_checkpoints_repeats_its_steps(run, tmp_path):
     run(out=whole)
     run(out=died)
     newest = died / "checkpoints" / "step-00000010"
-    newest.rename(newest.with_name("step-00000010.tmp"))  # as a kill while saving leaves it
+    newest.rename(files.temporary_name(newest))  # as a kill while saving leaves it
     with open(died / "metrics.jsonl", "a", encoding="utf-8") as file:
         file.write('{"step": 11, "spl')
     code, summary = run("--resume", died, out=None)
     assert code == 0 and summary["step"] == 10
     assert_same_state(whole, died)
-    assert [x["step"] for x in log.read_metrics(died)] == [x["step"] for x in log.read_metrics(whole)]
+    steps = [[line["step"] for line in log.read_metrics(RunDirectory(path))] for path in (died, whole)]
+    assert steps[0] == steps[1]
     assert not list((died / "checkpoints").glob("*.tmp"))
 
 
@@ -264,7 +267,7 @@ def test_a_demo_genome_is_whole_or_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "_contig", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         demo.write_demo_genome(tmp_path / "demo.fa")
-    assert directory.is_unused(tmp_path) and not (tmp_path / "demo.fa").exists()
+    assert RunDirectory(tmp_path).is_unused() and not (tmp_path / "demo.fa").exists()
 
 
 def test_the_debug_preset_learns_the_demo_genome(tmp_path):
@@ -448,7 +451,7 @@ def test_a_recipe_is_described_field_by_field():
 
     config = replace(PRESETS["debug"](), dtype="auto")
     setup = SimpleNamespace(genome=Opened, train_windows=(), held_windows=())
-    described = _describe(config, Precision(torch.device("cpu"), torch.float32), setup, "x")["recipe"]
+    described = _describe(config, Precision(torch.device("cpu"), torch.float32), setup, "x").recipe
     assert described.keys() == Recipe.__dataclass_fields__.keys()
     assert described["dtype"] == "fp32"
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from nucel.runs import card, log
+from nucel.runs.directory import RunDirectory
 from nucel.runtime import errors
 from nucel.train import main
 
@@ -45,19 +46,19 @@ def test_the_lines_of_a_card_load_the_model(run, tmp_path, monkeypatch, place, w
         shutil.rmtree(tmp_path / "downloaded")
     monkeypatch.chdir(folder)
     theirs, with_head, ours = code_of(Path("README.md").read_text())
-    found: dict = {}
-    exec(theirs, found)
-    hidden = found["hidden"]
+    namespace: dict = {}
+    exec(theirs, namespace)
+    hidden = namespace["hidden"]
     assert f"(1, 9, {width}): [CLS]" in theirs and hidden.shape == (1, 9, width)
-    exec(with_head, found)
+    exec(with_head, namespace)
     if head == "logits":
-        assert "(1, 9, 1)" in with_head and found["logits"].shape == (1, 9, 1)
+        assert "(1, 9, 1)" in with_head and namespace["logits"].shape == (1, 9, 1)
     else:
-        assert "(4,)" in with_head and found["probabilities"].sum() == pytest.approx(1)
+        assert "(4,)" in with_head and namespace["probabilities"].sum() == pytest.approx(1)
     own: dict = {}
     exec(ours, own)
-    torch.testing.assert_close(own["hidden"], hidden, rtol=1e-4, atol=1e-5)
-    assert own["tokens"].tolist() == found["batch"]["input_ids"].tolist()
+    assert f"(1, {width})" in ours and own["vectors"].shape == (1, width)
+    torch.testing.assert_close(torch.from_numpy(own["vectors"]), hidden[:, 1:].mean(1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("place", "task"), [(".", "feature-extraction"), ("discriminator", "feature-extraction"),
@@ -106,11 +107,11 @@ def test_what_others_keep_in_a_run_directory_is_left_alone(run, tmp_path):
     mine = copy / "finetuned"
     mine.mkdir()
     (mine / "config.json").write_text("{}")
-    card.write(copy)
+    card.write(RunDirectory(copy))
     assert [path.name for path in mine.iterdir()] == ["config.json"]
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(errors.CheckpointError, match="has no checkpoint yet"):
-        card.write(copy)
+        card.write(RunDirectory(copy))
 
 
 def test_a_card_names_no_folder_of_the_machine_it_was_written_on(run):
@@ -123,14 +124,14 @@ def test_a_card_is_that_of_the_newest_checkpoint_before_the_run_has_ended(run, t
     """As a kill leaves it: trained past the checkpoint and validated before it, with no summary of that validation."""
     copy = shutil.copytree(run, tmp_path / "killed")
     shutil.rmtree(copy / "checkpoints" / "step-00000004")
-    lines = [line for line in log.read_metrics(copy) if line["step"] < 4]
+    lines = [line for line in log.read_metrics(RunDirectory(copy)) if line["step"] < 4]
     (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    card.write(copy)
+    card.write(RunDirectory(copy))
     text = (copy / "README.md").read_text()
     assert rows_of(text)["these weights"][0].startswith("3 steps, 384 tokens")
     assert "after 2 steps" in text and "bootstrapped" not in text
     (copy / "metrics.jsonl").write_text("")
-    card.write(copy)
+    card.write(RunDirectory(copy))
     assert "There has been no validation yet" in (copy / "README.md").read_text()
     assert not list(copy.rglob("*.tmp"))
 
@@ -140,17 +141,20 @@ def test_a_masked_language_model_has_a_card_without_a_discriminator(tmp_path, mo
     assert main([*WORDS, "--objective", "mlm", "--out", str(run)]) == 0
     text, rows = (run / "README.md").read_text(), rows_of((run / "README.md").read_text())
     assert "## Use `masked_lm/`" in text and "pipeline_tag: fill-mask" in text and "discriminator/" not in text
-    assert "generator_loss" in rows and "rtd_auroc" not in rows and "`masked_lm/`" in rows
+    assert "masked_lm_loss" in rows and "rtd_auroc" not in rows and "`masked_lm/`" in rows
+    without_command = re.sub(r"```sh\n.*?```", "", text, flags=re.DOTALL)  # its words are the user's
+    assert "generator" not in without_command
     monkeypatch.chdir(run)
-    found: dict = {}
-    for lines in code_of(text)[:2]:
-        exec(lines, found)
-    assert found["hidden"].shape == (1, 9, 32) and found["probabilities"].sum() == pytest.approx(1)
+    namespace: dict = {}
+    for lines in code_of(text):
+        exec(lines, namespace)
+    assert namespace["hidden"].shape == (1, 9, 32) and namespace["vectors"].shape == (1, 32)
+    assert namespace["probabilities"].sum() == pytest.approx(1)
 
 
 def test_skipped_steps_are_told(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
     assert "skipped steps" not in rows_of((copy / "README.md").read_text())
-    log.append_metrics(copy, {"step": 4, "split": "train", "skipped_steps": 3})
-    card.write(copy)
+    log.append_metrics(RunDirectory(copy), {"step": 4, "split": "train", "skipped_steps": 3})
+    card.write(RunDirectory(copy))
     assert rows_of((copy / "README.md").read_text())["skipped steps"][0].startswith("3, whose loss")

@@ -13,11 +13,13 @@ import pytest
 
 from nucel.plot import main
 from nucel.runs.curves import _PANELS, _draw_panel, _read, plot_run
+from nucel.runs.directory import RunDirectory
 
 matplotlib = pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure  # noqa: E402
 
-RECIPE = {"batch_size": 4, "context": 64}
+RECIPE = {"batch_size": 4, "context": 64, "steps": 400, "objective": "electra", "model": {}}
+GENOME = {"files": ["ecoli.fa"], "fingerprint": "0", "contigs": 1, "length_bp": 1000}
 
 
 def line(step: int, split: str, rtd: bool = True) -> dict:
@@ -32,7 +34,14 @@ def line(step: int, split: str, rtd: bool = True) -> dict:
 
 def write_run(folder: Path, steps: int = 400, rtd: bool = True, validate_every: int = 100, batch_size: int = 4) -> Path:
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"recipe": {**RECIPE, "batch_size": batch_size}}))
+    description = {
+        "recipe": {**RECIPE, "batch_size": batch_size},
+        "genome": GENOME,
+        "windows": {"train": 9, "held_out": 1},
+        "command": "python -m nucel.train",
+        "versions": {},
+    }
+    (folder / "run.json").write_text(json.dumps(description))
     lines = [line(step, "train", rtd) for step in range(2, steps + 1, 2)]
     lines += [line(step, "validation", rtd) for step in range(validate_every, steps + 1, validate_every)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
@@ -59,7 +68,7 @@ def test_the_default_picture_is_the_run_s_loss_png(tmp_path):
     run = write_run(tmp_path / "ecoli")
     assert main([str(run)]) == 0
     first = (run / "loss.png").read_bytes()
-    plot_run(run, run / "loss.png")  # as the trainer does
+    plot_run(RunDirectory(run))  # as the trainer does
     assert first.startswith(b"\x89PNG") and len((run / "loss.png").read_bytes()) == len(first)
 
 
@@ -131,10 +140,10 @@ def test_the_lines_are_those_of_metrics_jsonl(tmp_path, x, scale):
     ("words", "message"),
     [
         ([], "give at least one run directory"),
-        (["nowhere"], "nowhere is no run directory"),
+        (["nowhere"], "nowhere is not a run directory"),
         (["empty"], "nothing to draw yet: its metrics.jsonl is empty"),
         (["begun"], "nothing to draw yet"),
-        (["whole", "nowhere"], "nowhere is no run directory"),
+        (["whole", "nowhere"], "nowhere is not a run directory"),
         (["whole", "--out", "picture.gif"], "must end with .png, .svg, .pdf, got picture.gif"),
         (["whole", "--out", "no/such/folder.png"], "there is no folder no/such"),
         (["odd"], "its metrics.jsonl has no figure that is drawn"),

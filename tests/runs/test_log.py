@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from nucel.runs import log
+from nucel.runs.directory import RunDirectory
+from nucel.runtime import files
 from nucel.train import main
 
 _SETTINGS = {
@@ -26,17 +28,17 @@ def scalars_of(run: Path) -> dict[tuple[str, int], list[float]]:
 
     events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
-    found: dict[tuple[str, int], list[float]] = {}
+    values: dict[tuple[str, int], list[float]] = {}
     for tag in events.Tags()["scalars"]:
         for scalar in events.Scalars(tag):
-            found.setdefault((tag, scalar.step), []).append(scalar.value)
-    return found
+            values.setdefault((tag, scalar.step), []).append(scalar.value)
+    return values
 
 
 def expected_of(run: Path) -> dict[tuple[str, int], list[float]]:
     return {
         (f"{name}/{line['split']}", line["step"]): [pytest.approx(value, rel=1e-6)]
-        for line in log.read_metrics(run)
+        for line in log.read_metrics(RunDirectory(run))
         for name, value in line.items()
         if name not in ("step", "split") and value is not None
     }
@@ -48,7 +50,7 @@ def test_events_hold_the_lines_of_metrics_jsonl_and_forget_what_a_resume_repeats
     assert main([*WORDS, "--out", str(run), "--stop-after", "4"]) == 0
     assert scalars_of(run) == expected_of(run)
     newest = run / "checkpoints" / "step-00000004"
-    newest.rename(newest.with_name("step-00000004.tmp"))  # as if killed while saving: steps 3 and 4 are repeated
+    newest.rename(files.temporary_name(newest))  # as if killed while saving: steps 3 and 4 are repeated
     time.sleep(1.1)  # TensorBoard orders its files by the second they were begun in
     assert main([*WORDS, "--out", str(run)]) == 0
     assert scalars_of(run) == expected_of(run)
@@ -58,12 +60,12 @@ def test_events_hold_the_lines_of_metrics_jsonl_and_forget_what_a_resume_repeats
 def test_undefined_figures_are_left_out(tmp_path):
     pytest.importorskip("tensorboard")
     first, second = {"step": 1, "split": "train", "loss": 2.5}, {"step": 2, "split": "train", "x": 1}
-    with log.recording(tmp_path, 0, tensorboard=True) as record:
+    with log.recording(RunDirectory(tmp_path), 0, tensorboard=True) as record:
         record({**first, "rtd_auroc": float("nan")})
         record(second)
         # written at once, so that a kill loses nothing
         assert scalars_of(tmp_path) == {("loss/train", 1): [2.5], ("x/train", 2): [1.0]}
-    assert log.read_metrics(tmp_path) == [{**first, "rtd_auroc": None}, second]
+    assert log.read_metrics(RunDirectory(tmp_path)) == [{**first, "rtd_auroc": None}, second]
 
 
 def test_without_tensorboard_it_is_refused_before_anything_begins(tmp_path, capsys, monkeypatch):
@@ -75,6 +77,6 @@ def test_without_tensorboard_it_is_refused_before_anything_begins(tmp_path, caps
 
 
 def test_without_the_flag_nothing_is_written_for_tensorboard(tmp_path):
-    with log.recording(tmp_path, 0, tensorboard=False) as record:
+    with log.recording(RunDirectory(tmp_path), 0, tensorboard=False) as record:
         record({"step": 1, "split": "train", "loss": 2.5})
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
