@@ -8,19 +8,33 @@ from .model.encoder import Encoder
 from .model.hub import load, load_classifier
 from .model.networks import Classifier
 from .objectives.electra import Electra
-from .runtime.errors import GenomeError, HubError, InputError
+from .runtime.errors import (
+    CheckpointError,
+    ConfigError,
+    GenomeError,
+    HubError,
+    InputError,
+    NucelError,
+    TrainingError,
+)
+from .runtime.version import __version__
 from .tokenizers.nucleotide import decode, encode
 
 __all__ = [
+    "CheckpointError",
     "Classifier",
+    "ConfigError",
     "Electra",
     "Encoder",
     "Genome",
     "GenomeError",
     "HubError",
     "InputError",
+    "NucelError",
+    "TrainingError",
     "WindowSampler",
     "Windows",
+    "__version__",
     "attention_weights",
     "decode",
     "embed",

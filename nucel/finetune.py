@@ -67,7 +67,7 @@ def finetune(config: FinetuneConfig, command: str = "nucel.finetune") -> dict[st
 
     Raises:
         ConfigError, InputError, GenomeError, HubError, OSError: bad input; no directory is left.
-        FitError: training went wrong; what earlier seeds gave is left.
+        TrainingError: training went wrong; what earlier seeds gave is left.
     """
     require_libraries()
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):

@@ -8,10 +8,13 @@ Coordinates are 0-based and half-open everywhere.
 """
 
 from ..runtime.errors import GenomeError
+from .extension import require_same_version
 from .fasta import Genome
 from .regions import Region, read_regions
 from .sampler import WindowBatch, WindowSampler
 from .windows import WindowOptions, Windows
+
+require_same_version()
 
 __all__ = [
     "Genome",

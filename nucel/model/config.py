@@ -20,9 +20,9 @@ class EncoderConfig:
     intermediate: int = 2048
     """Inner width of the GeGLU."""
     radius: int = 64
-    """Local layers: a position sees +-radius positions (ModernBERT's local_attention is twice this)."""
+    """Local layers: a position attends to those at most this far away (ModernBERT's local_attention is twice this)."""
     global_every: int = 3
-    """Layers 0, n, 2n, ... see all positions, the others a window."""
+    """Layers 0, n, 2n, ... are global, the others local."""
     global_theta: float = 160_000.0
     """Base of the rotary embedding in global layers."""
     local_theta: float = 10_000.0

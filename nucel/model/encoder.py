@@ -55,7 +55,7 @@ class Embeddings(nn.Module):
 
 
 class Attention(nn.Module):
-    """Rotary self-attention, in a window (radius) or global (radius None)."""
+    """Rotary self-attention, local (within radius) or global (radius None)."""
 
     def __init__(self, config: EncoderConfig, layer: int):
         super().__init__()
@@ -71,7 +71,7 @@ class Attention(nn.Module):
         return self.Wo(attention(self._qkv(x), *rotary, self.radius, lengths).flatten(-2))
 
     def weights(self, x: Tensor, rotary: Rotary, lengths: Tensor | None) -> Tensor:
-        """How much each position takes from each, (B, H, T, T); see `reference.attention_weights`."""
+        """Attention weights (B, H, T, T); see `kernels.attention.attention_weights`."""
         return attention_weights(self._qkv(x), *rotary, self.radius, lengths)
 
 
@@ -112,10 +112,10 @@ class Encoder(nn.Module):
             whether more than this makes sense is for the caller to decide.
     """
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EncoderConfig, context: int | None = None):
         super().__init__()
         self.config = config
-        self.context: int | None = None
+        self.context = context
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.final_norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=False)
@@ -140,11 +140,11 @@ class Encoder(nn.Module):
         if not -last - 1 <= layer <= last:
             raise ValueError(f"layer must lie in [{-last - 1}, {last}] for an encoder of {last} blocks, got {layer}")
         depth = layer if layer >= 0 else layer + last + 1
-        everywhere, local = self._rotary(tokens)
+        global_rotary, local_rotary = self._rotary(tokens)
 
         x = self.embeddings(tokens)
         for number, block in zip(range(depth), self.layers, strict=False):
-            x = block(x, everywhere if self.config.is_global(number) else local, lengths)
+            x = block(x, global_rotary if self.config.is_global(number) else local_rotary, lengths)
         return self.final_norm(x) if depth == last else x
 
     def attention_weights(
@@ -160,11 +160,11 @@ class Encoder(nn.Module):
         for layer in layers:
             if not 0 <= layer < len(self.layers):
                 raise ValueError(f"attention layers must lie in [0, {len(self.layers)}), got {layer}")
-        everywhere, local = self._rotary(tokens)
+        global_rotary, local_rotary = self._rotary(tokens)
         weights = {}
         x = self.embeddings(tokens)
         for number, block in zip(range(max(layers, default=-1) + 1), self.layers, strict=False):
-            rotary = everywhere if self.config.is_global(number) else local
+            rotary = global_rotary if self.config.is_global(number) else local_rotary
             if number in layers:
                 weights[number] = block.attn.weights(block.attn_norm(x), rotary, lengths)
             x = block(x, rotary, lengths)

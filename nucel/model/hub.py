@@ -18,12 +18,20 @@ from torch import Tensor
 
 from ..runtime.errors import ConfigError, HubError
 from .encoder import Encoder
-from .hub_config import _MAX_POSITIONS, SEQUENCE_CLASSIFICATION, Network, config_json, encoder_config, labels_of, one_of
+from .hub_config import (
+    SEQUENCE_CLASSIFICATION,
+    Network,
+    config_json,
+    context_of,
+    encoder_config,
+    labels_of,
+    one_of,
+)
 from .hub_tokenizer import require_alphabet, tokenizer_config_json, tokenizer_json
 from .networks import Classifier, Discriminator, Generator
 
 PREFIXES = ("", "model.", "bert.", "discriminator.bert.")
-"""Where an encoder's tensors are found in the checkpoints in use."""
+"""What precedes the names of an encoder's tensors in the checkpoints in use."""
 _EMBEDDING = "embeddings.tok_embeddings.weight"
 
 
@@ -113,11 +121,10 @@ def load(path: str | os.PathLike[str]) -> Encoder:
             directory = directory / network
     config = read_config(directory)
     try:
-        encoder = Encoder(encoder_config(config))
+        encoder = Encoder(encoder_config(config), context_of(config))
     except (HubError, ConfigError) as error:
         raise HubError(f"{directory / 'config.json'}: {error}") from None
     require_alphabet(directory)
-    encoder.context = config.get("max_position_embeddings", _MAX_POSITIONS)
 
     state = _read_weights(directory)
     prefix = next((p for p in reversed(PREFIXES) if p + _EMBEDDING in state), None)
@@ -144,7 +151,7 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
     config = read_config(directory)
     if SEQUENCE_CLASSIFICATION not in config.get("architectures", ()):
         raise HubError(
-            f"{directory} is no fine-tuned model but {', '.join(config.get('architectures', ())) or 'an encoder'}; "
+            f"{directory} is not a fine-tuned model but {', '.join(config.get('architectures', ())) or 'an encoder'}; "
             f"python -m nucel.finetune makes one from it"
         )
     state = _read_weights(directory)
@@ -154,11 +161,11 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
             labels_of(config, len(state.get("classifier.weight", ()))),
             one_of(config, "classifier_pooling", "cls", "mean"),
             linear=one_of(config, "classifier_activation", "gelu", "linear") == "linear",
+            context=context_of(config),
         )
     except (HubError, ConfigError) as error:
         raise HubError(f"{directory / 'config.json'}: {error}") from None
     require_alphabet(directory)
-    network.model.context = config.get("max_position_embeddings", _MAX_POSITIONS)
     _require_match(network, state, directory / "model.safetensors")
     network.load_state_dict(state)
     return network.eval()

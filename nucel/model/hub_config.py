@@ -137,6 +137,10 @@ def _theta(rope: Mapping, kind: str, legacy: float | None, default: float) -> fl
     return float(default if theta is None else theta)
 
 
+def context_of(config: Mapping) -> int:
+    return config.get("max_position_embeddings", _MAX_POSITIONS)
+
+
 def one_of(config: Mapping, key: str, default: str, other: str) -> str:
     value = config.get(key, default)
     if value not in (default, other):

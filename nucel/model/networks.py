@@ -31,9 +31,9 @@ class Head(nn.Module):
 class Generator(nn.Module):
     """Masked-language model: logits over the vocabulary, at the masked positions only."""
 
-    def __init__(self, config: EncoderConfig, tie_embeddings: bool = True):
+    def __init__(self, config: EncoderConfig, tie_embeddings: bool = True, context: int | None = None):
         super().__init__()
-        self.model = Encoder(config)
+        self.model = Encoder(config, context)
         self.head = Head(config)
         self.decoder = nn.Linear(config.width, len(TOKENS))
         if tie_embeddings:
@@ -54,9 +54,9 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Replaced-token detector: one logit per position, high where the token looks original."""
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EncoderConfig, context: int | None = None):
         super().__init__()
-        self.model = Encoder(config)
+        self.model = Encoder(config, context)
         self.head = Head(config)
         self.classifier = nn.Linear(config.width, 1)
 
@@ -85,11 +85,18 @@ class Classifier(nn.Module):
         pooling: "cls", or "mean" over all real positions, [CLS] included, as transformers has it.
     """
 
-    def __init__(self, config: EncoderConfig, labels: tuple[str, ...] | None, pooling: str, linear: bool):
+    def __init__(
+        self,
+        config: EncoderConfig,
+        labels: tuple[str, ...] | None,
+        pooling: str,
+        linear: bool,
+        context: int | None = None,
+    ):
         super().__init__()
         self.labels = labels
         self.pooling = pooling
-        self.model = Encoder(config)
+        self.model = Encoder(config, context)
         self.head = Head(config, linear)
         self.classifier = nn.Linear(config.width, 1 if labels is None else len(labels))
 

@@ -51,15 +51,20 @@ class Electra(nn.Module):
 
     Args:
         generator, discriminator: by default they are built from the configuration.
+        context: tokens of the windows they are trained on, where that is known.
     """
 
     def __init__(
-        self, config: ElectraConfig, generator: nn.Module | None = None, discriminator: nn.Module | None = None
+        self,
+        config: ElectraConfig,
+        generator: nn.Module | None = None,
+        discriminator: nn.Module | None = None,
+        context: int | None = None,
     ):
         super().__init__()
         self.config = config
-        self.generator = generator or Generator(config.generator, config.tie_embeddings)
-        self.discriminator = discriminator or Discriminator(config.discriminator)
+        self.generator = generator or Generator(config.generator, config.tie_embeddings, context)
+        self.discriminator = discriminator or Discriminator(config.discriminator, context)
 
     def initialize(self, seed: int) -> Electra:
         """Draw all weights anew from a seed; returns self."""

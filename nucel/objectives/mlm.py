@@ -19,10 +19,10 @@ class MaskedLM(nn.Module):
     It reads the same windows with the same masks as the pair.
     """
 
-    def __init__(self, config: ElectraConfig, masked_lm: nn.Module | None = None):
+    def __init__(self, config: ElectraConfig, masked_lm: nn.Module | None = None, context: int | None = None):
         super().__init__()
         self.config = config
-        self.masked_lm = masked_lm or Generator(config.discriminator, config.tie_embeddings)
+        self.masked_lm = masked_lm or Generator(config.discriminator, config.tie_embeddings, context)
 
     def initialize(self, seed: int) -> MaskedLM:
         """Draw all weights anew from a seed; returns self."""

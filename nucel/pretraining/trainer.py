@@ -182,9 +182,8 @@ def prepare(config: TrainConfig, precision: Precision, genome: Genome, place: Wo
             f"each of {place.size} ranks has {rows} windows of the batch: give a --micro-batch that divides them, "
             f"got {config.micro_batch}"
         )
-    model = _MODELS[config.objective](config.model).initialize(config.seed).to(precision.device)
-    for network in model.children():
-        network.model.context = config.context
+    model = _MODELS[config.objective](config.model, context=config.context)
+    model = model.initialize(config.seed).to(precision.device)
     compiled = config.compile == "on" or (config.compile == "auto" and precision.device.type == "cuda")
     if compiled:
         compile_blocks(model)

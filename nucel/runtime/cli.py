@@ -17,7 +17,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .errors import FitError
+from .errors import TrainingError
 
 Config = TypeVar("Config")
 
@@ -44,7 +44,7 @@ def run(
     """
     try:
         summary = function(tyro.cli(config, prog=f"python -m nucel.{verb}", args=arguments))
-    except (ValueError, OSError, FitError) as error:  # our own errors are ValueErrors or FitErrors
+    except (ValueError, OSError, TrainingError) as error:  # our own errors are ValueErrors or FitErrors
         return fail(error)
     print(json.dumps(summary))
     return 0

@@ -166,7 +166,7 @@ def run_suite(config: SuiteConfig) -> dict[str, Any]:
 
     Raises:
         ConfigError, InputError, HubError, OSError: bad input; results of finished fits stay.
-        FitError: training went wrong.
+        TrainingError: training went wrong.
     """
     require_libraries()
     precision = choose_precision(config.device, config.dtype)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ..inference.predict import make_batch
 from ..model.optimizer import adamw, update
 from ..runtime.device import Precision
-from ..runtime.errors import ConfigError, FitError
+from ..runtime.errors import ConfigError, TrainingError
 from ..tokenizers import nucleotide
 from .predictions import Outcome, raw_outputs
 from .task import Split, Task
@@ -146,7 +146,7 @@ def fit(
         show: is told the step, the number of steps, and how it goes.
 
     Raises:
-        FitError: the loss is no finite number.
+        TrainingError: the loss is no finite number.
     """
     device = precision.device
     mean, deviation = _standard(task)
@@ -195,7 +195,7 @@ def fit(
             total, logged = torch.zeros_like(total), done
             dev_loss = _split_loss(network, task, task.dev, options, precision, (mean, deviation))
             if not (math.isfinite(dev_loss) and math.isfinite(train_loss)):
-                raise FitError(f"after {done} steps the loss is {train_loss}, on the dev table {dev_loss}: lower --lr")
+                raise TrainingError(f"after {done} steps the loss is {train_loss}, on the dev table {dev_loss}: lower --lr")
             history.append(Evaluation(done, done / steps_per_epoch, rate, train_loss, dev_loss))
             if best is None or dev_loss < best.dev_loss:
                 best = history[-1]

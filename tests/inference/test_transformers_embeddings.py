@@ -242,9 +242,7 @@ def test_special_tokens_of_config_json_count_where_there_is_no_tokenizer(directo
 
 def test_a_model_knows_its_context(directory, tmp_path):
     assert nucel.load(directory).context == 8192  # that of ModernBERT, where none was told
-    network = tiny_classifier()
-    network.model.context = 128
-    hub.save(network, tmp_path / "model")
+    hub.save(tiny_classifier(context=128), tmp_path / "model")
     assert nucel.load_classifier(tmp_path / "model").model.context == nucel.load(tmp_path / "model").context == 128
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     assert tokenizer.model_max_length == 128

@@ -13,7 +13,7 @@ from support.tiny import TINY, save_tiny_model, write_task
 
 from nucel.model import hub
 from nucel.model.networks import Generator, initialize
-from nucel.runtime.errors import ConfigError, FitError
+from nucel.runtime.errors import ConfigError, TrainingError
 from nucel.suite import main
 from nucel.suites import runner
 from nucel.suites.results import markdown, published, summarize, tsv
@@ -108,7 +108,7 @@ def test_a_suite_that_died_goes_on(run, tmp_path, monkeypatch):
     def die(*arguments):
         calls.append(arguments)
         if len(calls) == 6:
-            raise FitError("power cut")
+            raise TrainingError("power cut")
         return fit(*arguments)
 
     monkeypatch.setattr(runner, "fit", die)

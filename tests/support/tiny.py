@@ -22,10 +22,10 @@ def tiny_encoder(seed: int = 0, config: EncoderConfig = TINY) -> Encoder:
 
 
 def tiny_classifier(
-    labels=("a", "b", "c"), pooling="cls", linear=True, config: EncoderConfig = TINY, seed: int = 0
+    labels=("a", "b", "c"), pooling="cls", linear=True, config: EncoderConfig = TINY, seed: int = 0, context: int | None = None
 ) -> Classifier:
     """With a head that is far from 0, so that outputs differ from sequence to sequence."""
-    network = Classifier(config, labels, pooling, linear)
+    network = Classifier(config, labels, pooling, linear, context)
     draws = torch.Generator().manual_seed(seed)
     initialize(network, draws)
     torch.nn.init.normal_(network.classifier.weight, generator=draws)
@@ -35,9 +35,8 @@ def tiny_classifier(
 
 def save_tiny_model(directory: Path, context: int = 64, seed: int = 0) -> Path:
     """A discriminator's directory, as a run leaves it."""
-    network = Discriminator(TINY)
+    network = Discriminator(TINY, context)
     initialize(network, torch.Generator().manual_seed(seed))
-    network.model.context = context
     hub.save(network, directory)
     return directory
 

@@ -12,7 +12,7 @@ from support.tiny import planted_rows, tiny_classifier
 
 from nucel.genome.sequences import Sequences
 from nucel.runtime.device import Precision
-from nucel.runtime.errors import ConfigError, FitError
+from nucel.runtime.errors import ConfigError, TrainingError
 from nucel.tasks import baselines
 from nucel.tasks.baselines import OneHotCNN
 from nucel.tasks.fit import FitOptions, fit, learning_rate
@@ -135,7 +135,7 @@ def test_a_loss_that_is_no_number_is_an_error():
     learner = network()
     with torch.no_grad():
         learner.classifier.bias.fill_(math.nan)
-    with pytest.raises(FitError, match=r"after 1 steps the loss is nan.*lower --lr"):
+    with pytest.raises(TrainingError, match=r"after 1 steps the loss is nan.*lower --lr"):
         fit(learner, task(32), replace(QUICK, epochs=1), 0, CPU)
 
 

@@ -246,7 +246,7 @@ def test_predictions_that_cannot_be_made_leave_no_file(run, tmp_path, arguments,
 
 def test_an_encoder_cannot_predict(run, model, task, tmp_path):
     code, _, stderr = run(predict_main, model, task["test"], "--out", tmp_path / "p.tsv")
-    assert code == 2 and "is no fine-tuned model but ModernBertForTokenClassification" in stderr
+    assert code == 2 and "is not a fine-tuned model but ModernBertForTokenClassification" in stderr
     assert "python -m nucel.finetune makes one from it" in stderr
 
 
