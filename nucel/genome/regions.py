@@ -122,7 +122,5 @@ def _read_bed(genome: Genome, bed: Path) -> Stretches:
         some = f"; its contigs are {', '.join(list(unknown)[:5])}" if unknown else ""
         raise GenomeError(f"{bed} has no region on the genome's contigs, {', '.join(genome.contigs[:5])}{some}")
     if unknown:
-        note(
-            f"{bed}: skipping regions on {len(unknown)} contigs that are not there: {', '.join(list(unknown)[:5])}"
-        )
+        note(f"{bed}: skipping regions on {len(unknown)} contigs that are not there: {', '.join(list(unknown)[:5])}")
     return Stretches(*np.array(rows, np.int64).T)

@@ -1,6 +1,3 @@
 """The trainer."""
 
 from __future__ import annotations
-
-
-

@@ -44,7 +44,7 @@ def run(
     """
     try:
         summary = function(tyro.cli(config, prog=f"python -m nucel.{verb}", args=arguments))
-    except (ValueError, OSError, TrainingError) as error:  # our own errors are ValueErrors or FitErrors
+    except (ValueError, OSError, TrainingError) as error:  # bad arguments and bad files
         return fail(error)
     print(json.dumps(summary))
     return 0

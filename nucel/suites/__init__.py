@@ -1,6 +1,3 @@
 """Published protocols, run whole, beside their controls."""
 
 from __future__ import annotations
-
-
-

@@ -203,9 +203,7 @@ def _run(job: Job, precision: Precision, label_column: str) -> None:
     network = job.contender.build(job.task, job.seed).to(precision.device)
     with progress_bar() as show:
         fitted = fit(network, job.task, job.contender.options, job.seed, precision, show)
-    outcome = evaluate(
-        network, job.task, job.task.test, precision, job.contender.options.average_reverse_complement
-    )
+    outcome = evaluate(network, job.task, job.task.test, precision, job.contender.options.average_reverse_complement)
     test = job.task.test.sequences
     job.path.parent.mkdir(parents=True, exist_ok=True)
     table = predictions_table(test, job.task.labels, outcome.outputs, test.column(label_column))
