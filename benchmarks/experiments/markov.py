@@ -9,7 +9,6 @@ counts) and prints their cross-entropy per base, in nats, on its held-out window
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,18 +16,20 @@ import numpy as np
 
 from nucel.genome.fasta import Genome
 from nucel.genome.windows import WindowOptions, Windows
+from nucel.runs.directory import RunDirectory
+from nucel.runs.log import read_metrics
 from nucel.tokenizers.nucleotide import BASES, reverse_complement
 
 
-def windows_of(run: Path, files: list[str]) -> tuple[Windows, Windows, bool]:
+def windows_of(run: RunDirectory, files: list[str]) -> tuple[Windows, Windows, bool]:
     """A run's training and held-out windows, and whether it reads both strands."""
-    description = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    recipe = description["recipe"]
-    genome = Genome(files or description["genome"]["files"])
-    if genome.fingerprint != description["genome"]["fingerprint"]:
-        raise SystemExit(f"error: {genome} is not the genome that {run} was trained on")
+    description = run.read_description()
+    recipe = description.recipe
+    genome = Genome(files or description.genome.files)
+    if genome.fingerprint != description.genome.fingerprint:
+        raise SystemExit(f"error: {genome} is not the genome that {run.path} was trained on")
     if recipe["keep_bed"] or recipe["drop_bed"]:
-        raise SystemExit(f"error: {run} chose its windows by BED files, whose regions run.json does not hold")
+        raise SystemExit(f"error: {run.path} chose its windows by BED files, whose regions run.json does not hold")
     options = WindowOptions(**{field.name: recipe[field.name] for field in fields(WindowOptions)})
     return *Windows.choose(genome, options).hold_out(recipe["hold_out"], recipe["hold_out_fraction"]), recipe[
         "reverse_complement"
@@ -63,15 +64,15 @@ def main() -> None:
     parser.add_argument("--genome", nargs="*", default=[], help="where the genome is now, if it was moved")
     parser.add_argument("--orders", nargs="*", type=int, default=[0, 2, 5, 8])
     arguments = parser.parse_args()
-    train, held_out, both_strands = windows_of(arguments.run, arguments.genome)
+    run = RunDirectory(arguments.run)
+    train, held_out, both_strands = windows_of(run, arguments.genome)
     train, held_out = bases_of(train), bases_of(held_out)
     if both_strands:
         train = np.concatenate([train, reverse_complement(train)])
     print("| model | held-out cross-entropy (nats per base) |\n|---|---|")
     for order in arguments.orders:
         print(f"| Markov, order {order} | {cross_entropy(train, held_out, order):.4f} |")
-    lines = [json.loads(line) for line in (arguments.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    last = [line for line in lines if line["split"] == "validation"][-1]
+    last = [line for line in read_metrics(run) if line["split"] == "validation"][-1]
     print(f"| generator, step {last['step']} | {last['generator_loss']:.4f} |")
 
 
