@@ -64,7 +64,7 @@ from transformers import AutoModelForTokenClassification
 
 judge = AutoModelForTokenClassification.from_pretrained(folder)
 with torch.no_grad():
-    logits = judge(**batch).logits  # (1, 9, 1): log-odds that a base is the original, not a replaced one""",
+    logits = judge(**batch).logits  # (1, 9, 2): their softmax is the chance of replaced, original""",
     ),
     "ModernBertForMaskedLM": _Head(
         "fill-mask",

@@ -195,7 +195,9 @@ def fit(
             total, logged = torch.zeros_like(total), done
             dev_loss = _split_loss(network, task, task.dev, options, precision, (mean, deviation))
             if not (math.isfinite(dev_loss) and math.isfinite(train_loss)):
-                raise TrainingError(f"after {done} steps the loss is {train_loss}, on the dev table {dev_loss}: lower --lr")
+                raise TrainingError(
+                    f"after {done} steps the loss is {train_loss}, on the dev table {dev_loss}: lower --lr"
+                )
             history.append(Evaluation(done, done / steps_per_epoch, rate, train_loss, dev_loss))
             if best is None or dev_loss < best.dev_loss:
                 best = history[-1]

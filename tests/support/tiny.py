@@ -22,7 +22,12 @@ def tiny_encoder(seed: int = 0, config: EncoderConfig = TINY) -> Encoder:
 
 
 def tiny_classifier(
-    labels=("a", "b", "c"), pooling="cls", linear=True, config: EncoderConfig = TINY, seed: int = 0, context: int | None = None
+    labels=("a", "b", "c"),
+    pooling="cls",
+    linear=True,
+    config: EncoderConfig = TINY,
+    seed: int = 0,
+    context: int | None = None,
 ) -> Classifier:
     """With a head that is far from 0, so that outputs differ from sequence to sequence."""
     network = Classifier(config, labels, pooling, linear, context)
