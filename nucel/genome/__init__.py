@@ -8,13 +8,11 @@ Coordinates are 0-based and half-open everywhere.
 """
 
 from ..runtime.errors import GenomeError
-from .extension import require_same_version
+from . import extension as extension  # refuses another version's before anything uses it
 from .fasta import Genome
 from .regions import Region, read_regions
 from .sampler import WindowBatch, WindowSampler
 from .windows import WindowOptions, Windows
-
-require_same_version()
 
 __all__ = [
     "Genome",

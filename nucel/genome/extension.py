@@ -18,3 +18,6 @@ def require_same_version(compiled: str = _nucel.__version__) -> None:
             f"nucel is version {__version__}, and its compiled extension {_nucel.__file__} is version {compiled}; "
             "install both again from the same sources: pip install --force-reinstall --no-deps ."
         )
+
+
+require_same_version()

@@ -3,8 +3,8 @@
     tokens --embeddings--> x --[x + attn(norm(x)); x + mlp(norm(x))] * layers--> final_norm --> hidden
 
 ModernBERT's architecture with ModernBERT's parameter names, so that a state dict of transformers'
-ModernBertForMaskedLM is a `Generator`, one of ModernBertForTokenClassification (one label) a `Discriminator` and one of
-ModernBertForSequenceClassification a `Classifier`.
+ModernBertForMaskedLM is a `Generator`, one of ModernBertForTokenClassification a `Discriminator` (`hub` says how) and
+one of ModernBertForSequenceClassification a `Classifier`.
 
 Legend: B batch, T positions, H heads, D head width, C model width, M masked slots, V vocabulary, K outputs.
 """

@@ -1,7 +1,13 @@
 """ModernBERT's directory format, both ways: config.json, model.safetensors, tokenizer.json.
 
-A generator is written as ModernBertForMaskedLM, a discriminator as ModernBertForTokenClassification with one label and
-a classifier as ModernBertForSequenceClassification, so that transformers loads them without custom code. Read back are
+A generator is written as ModernBertForMaskedLM, a discriminator as ModernBertForTokenClassification with two labels and
+a classifier as ModernBertForSequenceClassification, so that transformers loads them without custom code.
+
+A discriminator has one output, the log-odds that a token is original. In its directory that is the second of two,
+after a row of zeros for "replaced": softmax over (0, x) is sigmoid(x), which is what transformers' pipelines compute.
+Directories of earlier versions, which hold the one row, are read as well.
+
+Read back are
 our own directories, any ModernBERT encoder over this alphabet, and the published NucEL weights (a bare encoder).
 """
 
@@ -15,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..runtime.errors import ConfigError, HubError
 from .encoder import Encoder
@@ -48,8 +55,30 @@ def save(network: Network, directory: Path) -> None:
     state = {name: tensor.detach().contiguous().cpu() for name, tensor in network.state_dict().items()}
     if files["config.json"]["tie_word_embeddings"]:
         del state["decoder.weight"]
+    if isinstance(network, Discriminator):
+        state |= _with_replaced(state)
     # Written by Python, so that a full disk is an OSError.
     (directory / "model.safetensors").write_bytes(serialize(state, metadata={"format": "pt"}))
+
+
+def _with_replaced(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The classifier's weight (2, C) and bias (2,): zeros for "replaced", then the trained row."""
+    weight, bias = (state[f"classifier.{name}"] for name in ("weight", "bias"))
+    return {"classifier.weight": F.pad(weight, (0, 0, 1, 0)), "classifier.bias": F.pad(bias, (1, 0))}
+
+
+def _without_replaced(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The classifier's trained row alone, weight (1, C) and bias (1,), of either form.
+
+    Two rows that transformers has trained on make one: only their difference enters the softmax.
+    """
+    rows = {name: state[name] for name in ("classifier.weight", "classifier.bias") if name in state}
+    counts = {len(tensor) if tensor.ndim else 0 for tensor in rows.values()}
+    if counts == {2}:
+        return {name: tensor[1:] - tensor[:1] for name, tensor in rows.items()}
+    if counts <= {1}:
+        return rows
+    raise HubError(f"{path} has a classifier of {sorted(counts)} outputs; a discriminator has 2 (earlier: 1)")
 
 
 def _read(directory: Path, name: str) -> Path:
@@ -91,6 +120,8 @@ def weights_for(network: Generator | Discriminator, directory: Path) -> dict[str
     embedding = "model." + _EMBEDDING
     if embedding in state and isinstance(network, Generator) and network.tied:
         state.setdefault("decoder.weight", state[embedding])
+    if isinstance(network, Discriminator):
+        state |= _without_replaced(state, directory / "model.safetensors")
     _require_match(network, state, directory / "model.safetensors")
     return state
 

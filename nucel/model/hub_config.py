@@ -12,6 +12,7 @@ from .networks import Classifier, Discriminator, Generator
 Network = Generator | Discriminator | Classifier
 _MAX_POSITIONS = 8192
 """Written for an encoder whose training context is not known: ModernBERT's own."""
+DISCRIMINATOR_LABELS = ("replaced", "original")
 SEQUENCE_CLASSIFICATION = "ModernBertForSequenceClassification"
 
 
@@ -20,7 +21,7 @@ def _head_json(network: Network) -> dict:
     activation = {"classifier_activation": "linear" if network.head.linear else "gelu"}
     if isinstance(network, Generator):
         return {"architectures": ["ModernBertForMaskedLM"], **activation}
-    labels = ("original",) if isinstance(network, Discriminator) else network.labels or ("value",)
+    labels = DISCRIMINATOR_LABELS if isinstance(network, Discriminator) else network.labels or ("value",)
     named = {
         "id2label": {str(i): label for i, label in enumerate(labels)},
         "label2id": {label: i for i, label in enumerate(labels)},

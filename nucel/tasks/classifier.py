@@ -26,9 +26,8 @@ def make_classifier(
     encoder: Encoder, labels: tuple[str, ...] | None, options: HeadOptions, seed: int, from_scratch: bool
 ) -> Classifier:
     """A classifier with the encoder's weights, or with new ones, and a head that is drawn from the seed."""
-    network = Classifier(
-        encoder.config, labels, options.pooling, linear=options.head == "linear", context=encoder.context
-    )
+    linear = options.head == "linear"
+    network = Classifier(encoder.config, labels, options.pooling, linear, encoder.context)
     initialize(network, torch.Generator().manual_seed(seed))
     if not from_scratch:
         network.model.load_state_dict(encoder.state_dict())

@@ -110,14 +110,45 @@ def test_automodel_for_its_task_gives_our_logits(pair, saved):
     discriminator = transformers.AutoModelForTokenClassification.from_pretrained(saved / "discriminator")
     original = torch.ones_like(tokens, dtype=torch.bool)
     with torch.no_grad():
-        expected = discriminator(input_ids=tokens.long()).logits.squeeze(-1)
+        expected = discriminator(input_ids=tokens.long()).logits
+        assert not expected[..., 0].any()
+        expected = expected[..., 1]
         torch.testing.assert_close(pair.discriminator(tokens, original)[1], expected, rtol=1e-4, atol=1e-5)
-    assert discriminator.config.id2label == {0: "original"}
+    assert discriminator.config.id2label == {0: "replaced", 1: "original"}
     generator = transformers.AutoModelForMaskedLM.from_pretrained(saved / "generator")
     with torch.no_grad():
         everywhere = torch.arange(70).expand(3, -1)
         expected = generator(input_ids=tokens.long()).logits
         torch.testing.assert_close(pair.generator(tokens, everywhere), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_token_classification_pipeline_gives_our_probabilities(pair, saved):
+    classify = transformers.pipeline("token-classification", str(saved / "discriminator"), ignore_labels=[])
+    sequence = "ACGTTGCAAC" * 3
+    tokens = torch.tensor([[nucleotide.CLS, *nucleotide.encode(sequence).tolist()]])
+    with torch.no_grad():
+        logits = pair.discriminator(tokens, torch.ones_like(tokens, dtype=torch.bool))[1][0, 1:]
+    answers = classify(sequence)
+    assert [answer["entity"] for answer in answers] == ["original" if x > 0 else "replaced" for x in logits]
+    scores = torch.tensor([float(answer["score"]) for answer in answers])
+    torch.testing.assert_close(scores, logits.abs().sigmoid(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_discriminator_of_either_form_reads_back_bit_for_bit(pair, saved, tmp_path):
+    """One row is what earlier versions wrote, checkpoints included."""
+    network, written = pair.discriminator, load_file(saved / "discriminator" / "model.safetensors")
+    one_row = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    for name, tensor in one_row.items():
+        if name.startswith("classifier."):
+            assert not written[name][0].any() and torch.equal(written[name][1:], tensor)
+        else:
+            assert torch.equal(written[name], tensor)
+    hub.save(network, tmp_path / "old")
+    save_file(one_row, tmp_path / "old" / "model.safetensors")
+    for folder in (saved / "discriminator", tmp_path / "old"):
+        state = hub.weights_for(network, folder)
+        assert state.keys() == one_row.keys()
+        assert all(torch.equal(state[name], tensor) for name, tensor in one_row.items())
 
 
 @pytest.mark.parametrize("prefix", hub.PREFIXES)
