@@ -63,11 +63,7 @@ from transformers import AutoModelForTokenClassification
 
 discriminator = AutoModelForTokenClassification.from_pretrained(folder)
 with torch.no_grad():
-<<<<<<< HEAD
-    logits = discriminator(**batch).logits  # (1, 9, 1): log-odds that a base is the original, not a replaced one""",
-=======
-    logits = judge(**batch).logits  # (1, 9, 2): their softmax is the chance of replaced, original""",
->>>>>>> e2eb240f6984ee75c9a28b6eee087a77217e5e12
+    logits = discriminator(**batch).logits  # (1, 9, 2): their softmax is the chance of replaced, original""",
     ),
     "ModernBertForMaskedLM": _Head(
         "fill-mask",
