@@ -216,7 +216,7 @@ def test_text_and_token_ids_embed_alike():
     ("sequences", "message"),
     [
         (["ACGT", ""], "sequence 2: the sequence is empty"),
-        (["ACXT"], "sequence 1: 'X' at position 3 is no nucleotide"),
+        (["ACXT"], "sequence 1: 'X' at position 3 is not a nucleotide code"),
         ([np.array([11, 27])], "sequence 1: token ids must be"),
         ([np.array([], np.uint8)], "sequence 1: token ids must be"),
         ([np.array([[11]])], "sequence 1: token ids must be"),
