@@ -47,6 +47,8 @@ class PredictConfig(InputOptions, DeviceOptions):
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.context is not None and self.context < 2:
+            raise ConfigError(f"context must be at least 2, [CLS] and a base, got {self.context}")
 
 
 def predict_file(config: PredictConfig) -> dict[str, Any]:

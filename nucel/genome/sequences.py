@@ -68,7 +68,7 @@ class Sequences:
             InputError: there is no such column.
         """
         if not self.columns:
-            raise InputError(f"{self.source} is no table, so that it has no column '{name}'; give a CSV or TSV")
+            raise InputError(f"{self.source} is not a CSV or TSV, so it has no columns; '{name}' was asked for")
         if name not in self.columns:
             raise InputError(f"{self.source} has no column '{name}'; {_columns_there(self.columns)}")
         return self.columns[name]
@@ -98,7 +98,7 @@ def parse_bases(text: str, place: str) -> np.ndarray:
     """Token ids of a sequence, uint8 (length,), without [CLS].
 
     Raises:
-        InputError: no letter at all, or a character that is no nucleotide code.
+        InputError: no letter at all, or a character that is not a nucleotide code.
     """
     text = text.strip()
     if not text:
@@ -106,8 +106,8 @@ def parse_bases(text: str, place: str) -> np.ndarray:
     if not _ALLOWED.issuperset(text):
         i, character = next((i, c) for i, c in enumerate(text) if c not in _ALLOWED)
         raise InputError(
-            f"{place}: {character!r} at position {i + 1} is no nucleotide; allowed are {' '.join(_LETTERS)} in either "
-            f"case and - . * ? (all but A, C, G, T, U are read as unknown)"
+            f"{place}: {character!r} at position {i + 1} is not a nucleotide code; allowed are {' '.join(_LETTERS)} "
+            f"in either case and - . * ? (all but A, C, G, T, U are read as unknown)"
         )
     return nucleotide.encode(text)
 
@@ -221,7 +221,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         with _open(path) as raw:
             text = raw.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no table of text: it is not UTF-8 ({error.reason})") from None
+        raise InputError(f"{path} is not a text table: it is not UTF-8 ({error.reason})") from None
     except (EOFError, gzip.BadGzipFile) as error:
         raise InputError(f"{path} is a damaged or incomplete gzip file ({error})") from None
     delimiter = "\t" if "\t" in text.partition("\n")[0] else ","

@@ -210,9 +210,12 @@ def embed(
         float32 (n, C); without pooling, which leaves each sequence its own length, a list of n arrays (length, C).
 
     Raises:
-        InputError: an empty sequence, a letter that is no nucleotide, or a sequence longer than the context.
+        InputError: one string in place of a list, an empty sequence, a letter that is not a nucleotide code, or a
+                sequence longer than the context.
         ConfigError, ValueError: an option that cannot be.
     """
+    if isinstance(sequences, str):
+        raise InputError("sequences must be a list of sequences, got one string; give [sequence]")
     options = EmbedOptions(
         pooling=pooling,
         layer=layer,

@@ -92,12 +92,15 @@ def test_codes_and_gaps_are_unknown(tmp_path, letters):
         ("sequence,label\nACGT,1\nACGT\n", "line 3: 1 cells in a table of 2 columns"),
         ("sequence,label\nACGT,1\n,0\n", "line 3: the sequence is empty"),
         ("sequence,label\nACGT,1\n\n  ,0\n", "line 4: the sequence is empty"),
-        ("sequence,label\nACGT,1\nACEGT,0\n", "line 3: 'E' at position 3 is no nucleotide; allowed are A C G T U"),
+        (
+            "sequence,label\nACGT,1\nACEGT,0\n",
+            "line 3: 'E' at position 3 is not a nucleotide code; allowed are A C G T U",
+        ),
         ("sequence,label\nAC GT,1\n", "line 2: ' ' at position 3"),
         ("sequence\nAC\u00c4\n", "line 2: '\u00c4' at position 3"),
         ("sequence\nMKVLAARW\n", "line 2: 'L' at position 4"),
         ('sequence\n"ACGT\n', "line 2: unexpected end of data"),
-        (b"sequence\nAC\xff\n", "is no table of text: it is not UTF-8"),
+        (b"sequence\nAC\xff\n", "is not a text table: it is not UTF-8"),
     ],
 )
 def test_bad_tables_are_refused(tmp_path, content, message):
@@ -136,7 +139,7 @@ def test_fasta_is_read(tmp_path, name):
     found = read_sequences(write(tmp_path / name, FASTA))
     assert found.names == ["one", "two"] and texts(found) == ["ACGTAC", "NNAT"]
     assert found.places == ["record 'one'", "record 'two'"] and not found.columns
-    with pytest.raises(InputError, match="is no table, so that it has no column 'label'"):
+    with pytest.raises(InputError, match="is not a CSV or TSV, so it has no columns; 'label' was asked for"):
         found.column("label")
 
 

@@ -216,7 +216,7 @@ def test_text_and_token_ids_embed_alike():
     ("sequences", "message"),
     [
         (["ACGT", ""], "sequence 2: the sequence is empty"),
-        (["ACXT"], "sequence 1: 'X' at position 3 is no nucleotide"),
+        (["ACXT"], "sequence 1: 'X' at position 3 is not a nucleotide code"),
         ([np.array([11, 27])], "sequence 1: token ids must be"),
         ([np.array([], np.uint8)], "sequence 1: token ids must be"),
         ([np.array([[11]])], "sequence 1: token ids must be"),
@@ -250,3 +250,8 @@ def test_lower_precision_comes_close():
 def test_an_encoder_of_unknown_context_takes_any_length():
     assert tiny_encoder().context is None
     assert nucel.embed(tiny_encoder(), ["ACGT" * 500]).shape == (1, 32)
+
+
+def test_one_string_is_not_taken_for_a_list_of_bases():
+    with pytest.raises(InputError, match="must be a list of sequences, got one string"):
+        nucel.embed(tiny_encoder(), "ACGT")

@@ -103,7 +103,7 @@ def test_a_part_of_the_training_table_is_the_same_each_time(read):
         ({"dev": [("ACGT", 1), ("A", "nan")]}, {"kind": "regression"}, r"dev\.csv, line 3: 'nan' is no number"),
         ({"train": [("A", 2), ("C", 2)]}, {"kind": "regression"}, r"train\.csv: all numbers to predict are 2\.0"),
         ({"dev": [("ACGT", 1), ("", 0)]}, {}, r"dev\.csv, line 3: the sequence is empty"),
-        ({"dev": [("AC!T", 1)]}, {}, r"dev\.csv, line 2: '!' at position 3 is no nucleotide"),
+        ({"dev": [("AC!T", 1)]}, {}, r"dev\.csv, line 2: '!' at position 3 is not a nucleotide code"),
         ({}, {"label_column": "y"}, r"train\.csv has no column 'y'; its first line has: 'sequence', 'label'"),
     ],
 )
