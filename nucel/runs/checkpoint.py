@@ -58,6 +58,14 @@ def require_space(run: Path, model: nn.Module, keep: int) -> None:
         )
 
 
+class TrainState(NamedTuple):
+    """What a step changes: weights, moments and loss scale."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+
+
 def save(
     run: Path,
     step: int,

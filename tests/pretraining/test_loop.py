@@ -54,7 +54,7 @@ def test_too_many_steps_that_are_not_finite_end_the_run_and_name_their_windows(r
 
     genome = Genome(tmp_path / "genome.fa")
     config = TrainConfig(context=64, window_bp=80, overlap_bp=0, hold_out_fraction=0.1)
-    windows, _ = Windows.choose(genome, config).hold_out((), 0.1)
+    windows, _ = Windows.tile(genome, config).hold_out((), 0.1)
     batch = WindowSampler(windows, 64, 8).batch(5)
     header, *rows = (tmp_path / "run" / "not_finite.tsv").read_text().splitlines()
     assert header == "contig\tstart\tend\tstrand"
@@ -99,7 +99,7 @@ def test_a_dry_run_estimates_and_writes_nothing(run, tmp_path, monkeypatch):
 
 
 def test_a_small_memory_gets_a_small_micro_batch(run, monkeypatch):
-    monkeypatch.setattr("nucel.pretraining.cost.free_memory", lambda device: 0)
+    monkeypatch.setattr("nucel.runtime.environment.free_memory", lambda device: 0)
     code, _, stderr = run()
     assert code == 0 and "micro-batch 1, 8 to a step" in stderr
 
