@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -175,11 +176,20 @@ class Loop:
         )
 
     def validate(self) -> Validation:
-        """Validate, write a line of metrics, and print one; for rank 0 alone."""
+        """Validate, write a line of metrics, and print one; for rank 0 alone, and before a checkpoint is saved.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
         setup = self.setup
         validation = validate(setup.state.model, setup.validation_sampler, setup.validation_windows, self.precision)
         self.record({"step": self.step, "split": "validation", **validation.metrics})
         console.print(f"step {self.step}: {setup.state.model.summary(validation.metrics)}", soft_wrap=True)
+        if not math.isfinite(validation.metrics["loss"]):
+            raise TrainingError(
+                f"the loss on held-out windows is not finite after step {self.step}; the weights of this step are not "
+                "saved, the newest checkpoint is intact. Try a lower --lr or --dtype fp32."
+            )
         return validation
 
 
