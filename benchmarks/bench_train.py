@@ -28,7 +28,8 @@ from nucel.objectives.electra import Electra
 from nucel.pretraining import cost
 from nucel.pretraining.config import PRESETS, TrainConfig
 from nucel.pretraining.meter import Meter
-from nucel.pretraining.step import Guard, make_optimizer, train_step
+from nucel.pretraining.step import Batch, Guard, make_optimizer, train_step
+from nucel.runs.checkpoint import TrainState
 from nucel.runtime.device import Precision
 from nucel.tokenizers.nucleotide import BASES, CLS
 
@@ -79,16 +80,15 @@ class Nucel:
         self.model = Electra(config.model).initialize(0).to(precision.device)
         if compiled:
             compile_blocks(self.model)
-        self.optimizer, self.scaler = make_optimizer(self.model, config), precision.gradient_scaler()
-        self.meter, self.guard = Meter(precision.device), Guard(precision.device)
+        optimizer, scaler = make_optimizer(self.model, config), precision.gradient_scaler()
+        self.state = TrainState(self.model, optimizer, scaler)
+        self.batch = Batch(0, self.tokens, torch.arange(len(self.tokens), device=precision.device))
+        self.meter, self.guard = Meter(self.model), Guard(precision.device)
 
     def train(self, micro_batch: int) -> float:
         """One optimizer step; its loss, which the host waits for."""
         self.meter.reset()
-        train_step(
-            self.model, self.optimizer, self.scaler, self.precision, self.config, self.tokens, 0, micro_batch,
-            self.meter, self.guard,
-        )  # fmt: skip
+        train_step(self.state, self.batch, self.config, self.precision, micro_batch, self.meter, self.guard)
         return self.meter.read()["loss"]
 
     def embed(self, micro_batch: int) -> None:

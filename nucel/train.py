@@ -33,23 +33,23 @@ def main(arguments: list[str] | None = None) -> int:
         )
     except ConfigError as error:
         return cli.fail(error)
-    with distributed.world() as place:
+    with distributed.world() as ranks:
 
         def fail(error: Exception | str, status: int = 2) -> int:
-            return cli.fail(f"rank {place.rank}: {error}" if place.rank else error, status)
+            return cli.fail(f"rank {ranks.rank}: {error}" if ranks.rank else error, status)
 
         try:
-            summary = estimate(config, place) if config.dry_run else train(config, command, place)
-            place.wait()  # rank 0 has most to do at the end, and torchrun ends it if another leaves in disorder
+            summary = estimate(config, ranks) if config.dry_run else train(config, command, ranks)
+            ranks.wait()  # rank 0 has most to do at the end, and torchrun ends it if another leaves in disorder
         except (ValueError, OSError) as error:
             return fail(error)
         except TrainingError as error:
             return fail(error, status=1)
         except RuntimeError as error:
-            if place.size == 1 or not distributed.is_lost_connection(error):
+            if ranks.size == 1 or not distributed.is_lost_connection(error):
                 raise
             return fail(f"lost another rank; go on with --resume auto ({error})", status=1)
-    if place.speaks:
+    if ranks.is_main:
         print(json.dumps(summary))
     return INTERRUPTED if summary.get("interrupted") else 0
 

@@ -31,7 +31,7 @@ def windows_of(run: RunDirectory, files: list[str]) -> tuple[Windows, Windows, b
     if recipe["keep_bed"] or recipe["drop_bed"]:
         raise SystemExit(f"error: {run.path} chose its windows by BED files, whose regions run.json does not hold")
     options = WindowOptions(**{field.name: recipe[field.name] for field in fields(WindowOptions)})
-    return *Windows.choose(genome, options).hold_out(recipe["hold_out"], recipe["hold_out_fraction"]), recipe[
+    return *Windows.tile(genome, options).hold_out(recipe["hold_out"], recipe["hold_out_fraction"]), recipe[
         "reverse_complement"
     ]
 

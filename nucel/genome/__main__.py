@@ -44,7 +44,7 @@ def survey(options: Survey) -> Table:
     started = time.perf_counter()
     genome = Genome(options.genome)
     seconds = time.perf_counter() - started
-    windows = Windows.choose(genome, options)
+    windows = Windows.tile(genome, options)
     if options.genome_weights:
         windows = windows.weighted(options.genome_weights)
     sampler = WindowSampler(windows, options.context, options.batch_size)

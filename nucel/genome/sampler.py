@@ -18,12 +18,14 @@ class WindowBatch(NamedTuple):
 
     Attributes:
         tokens: uint8 (rows, context).
+        rows: number of each row among all that a run draws, int64 (rows,).
         contig: position of each row's contig in ``genome.contigs``, int32 (rows,).
         start_bp: first of the row's bases in forward coordinates, on either strand, int64 (rows,).
         strand: 1 forward, -1 reverse complement, int8 (rows,).
     """
 
     tokens: np.ndarray
+    rows: np.ndarray
     contig: np.ndarray
     start_bp: np.ndarray
     strand: np.ndarray
@@ -104,9 +106,19 @@ class WindowSampler:
             ValueError: a negative step, or one whose rows can no longer be counted with 63 bits.
             OSError: a file of the genome was changed, cut short, replaced or removed.
         """
+        return self._draw(step, self._first_row, self.rows)
+
+    def batch_of_all_ranks(self, step: int) -> WindowBatch:
+        """The rows that all ranks together draw in a step; raises as `batch`."""
+        return self._draw(step, 0, self.batch_size)
+
+    def _draw(self, step: int, first: int, count: int) -> WindowBatch:
+        """`count` rows of a step, from its row `first`."""
         if not 0 <= step < (1 << 63) // self.batch_size - 1:
             raise ValueError(f"step must lie in [0, 2**63 / batch_size), got {step}")
-        return WindowBatch(*self._native.rows(step * self.batch_size + self._first_row, self.rows, self._threads))
+        first += step * self.batch_size
+        tokens, *origin = self._native.rows(first, count, self._threads)
+        return WindowBatch(tokens, np.arange(first, first + count, dtype=np.int64), *origin)
 
 
 def _groups(windows: Windows) -> tuple[slice | np.ndarray, np.ndarray]:

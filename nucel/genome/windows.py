@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,7 +17,7 @@ from .regions import usable_stretches
 
 @dataclass(frozen=True)
 class WindowOptions:
-    """Which windows of a genome there are, and how often each is drawn; `Windows.choose` carries it out."""
+    """Which windows of a genome there are, and how often each is drawn, for `Windows.tile`."""
 
     context: int = 1024
     """Tokens of a training window: [CLS] and context - 1 bases."""
@@ -86,54 +85,39 @@ class Windows:
         return len(self.contig)
 
     @classmethod
-    def tile(
-        cls,
-        genome: Genome,
-        window_bp: int = 1224,
-        overlap_bp: int = 100,
-        max_unknown: float = 0.1,
-        contigs: Sequence[str] | None = None,
-        keep_bed: str | os.PathLike[str] | None = None,
-        drop_bed: str | os.PathLike[str] | None = None,
-        max_masked: float = 1.0,
-        masked_weight: float = 0.0,
-    ) -> Windows:
+    def tile(cls, genome: Genome, options: WindowOptions = WindowOptions()) -> Windows:
         """Windows that cover each contig from its start, each sharing ``overlap_bp`` bases with the next.
 
         A last window that ends with the contig is added where bases would be left over. A contig shorter than a window
         has none. Windows of which more than the share ``max_unknown`` is [UNK] are dropped. With regions to keep or to
         leave out, each stretch of a contig that is left is covered like a contig, so no window reaches beyond it.
 
-        Args:
-            contigs: names or globs of the contigs to cover; one that begins with ``!`` leaves out what it matches.
-                None is all.
-            keep_bed: BED file of the regions to cover; None is all.
-            drop_bed: BED file of regions to leave out.
-            max_masked: a window of which a larger share is soft-masked (lower case) counts as a repeat.
-            masked_weight: how often a repeat is drawn beside another window; 0 drops repeats.
+        How genomes share the rows (``genome_weights``) is left to `weighted`, for `hold_out` comes before.
 
         Raises:
             ValueError: a bad argument.
             GenomeError: no window is left, or a BED file is not right.
         """
+        window_bp, overlap_bp, max_masked = options.window_bp, options.overlap_bp, options.max_masked
         if window_bp < 1:
             raise ValueError(f"window_bp must be at least 1, got {window_bp}")
         if not 0 <= overlap_bp < window_bp:
             raise ValueError(f"overlap_bp must lie in [0, window_bp) = [0, {window_bp}), got {overlap_bp}")
-        for name, share in (("max_unknown", max_unknown), ("max_masked", max_masked), ("masked_weight", masked_weight)):
-            if not 0 <= share <= 1:
+        for name in ("max_unknown", "max_masked", "masked_weight"):
+            if not 0 <= (share := getattr(options, name)) <= 1:
                 raise ValueError(f"{name} is a share in [0, 1], got {share}")
-        numbers = np.arange(len(genome.contigs)) if contigs is None else contig_numbers(genome, contigs)
-        stretches = usable_stretches(genome, numbers, keep_bed, drop_bed)
+        numbers = contig_numbers(genome, options.contigs) if options.contigs else np.arange(len(genome.contigs))
+        stretches = usable_stretches(genome, numbers, options.keep_bed, options.drop_bed)
         lengths = stretches.end_bp - stretches.start_bp
         stride_bp = window_bp - overlap_bp
         full = np.where(lengths >= window_bp, (lengths - window_bp) // stride_bp + 1, 0)
         left_over = (full > 0) & ((full - 1) * stride_bp + window_bp < lengths)
         count = full + left_over
         if not count.any():
+            what = "contig or region" if options.keep_bed or options.drop_bed else "contig"
             raise GenomeError(
-                f"no contig{' or region' if keep_bed or drop_bed else ''} is long enough for a window of {window_bp} "
-                f"bp: the longest has {lengths.max(initial=0)} bp; lower window_bp (and context with it)"
+                f"no {what} is long enough for a window of {window_bp} bp: the longest has {lengths.max(initial=0)} "
+                "bp; lower window_bp (and context with it)"
             )
         rank = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         contig = np.repeat(stretches.contig, count).astype(np.int32)
@@ -142,21 +126,21 @@ class Windows:
         )
         known = (
             np.ones(len(contig), bool)
-            if max_unknown == 1
-            else contig_counts(genome, contig, start_bp, window_bp, _UNKNOWN) / window_bp <= max_unknown
+            if options.max_unknown == 1
+            else contig_counts(genome, contig, start_bp, window_bp, _UNKNOWN) / window_bp <= options.max_unknown
         )
         if not known.any():
             raise GenomeError(
                 f"each of the {len(contig)} windows of {window_bp} bp has a share of unknown bases above "
-                f"max_unknown = {max_unknown} (the longest stretch has {lengths.max()} bp): raise max_unknown, or "
-                f"lower window_bp"
+                f"max_unknown = {options.max_unknown} (the longest stretch has {lengths.max()} bp): raise "
+                f"max_unknown, or lower window_bp"
             )
         contig, start_bp = contig[known], start_bp[known]
         if max_masked == 1:
             return cls(genome, window_bp, contig, start_bp)
         repeat = contig_counts(genome, contig, start_bp, window_bp, _MASKED) / window_bp > max_masked
-        if masked_weight > 0:
-            weight = np.where(repeat, masked_weight, 1.0) if repeat.any() else None
+        if options.masked_weight > 0:
+            weight = np.where(repeat, options.masked_weight, 1.0) if repeat.any() else None
             return cls(genome, window_bp, contig, start_bp, weight)
         if repeat.all():
             raise GenomeError(
@@ -164,21 +148,6 @@ class Windows:
                 f"{max_masked}: raise it, or give masked_weight a value above 0"
             )
         return cls(genome, window_bp, contig[~repeat], start_bp[~repeat])
-
-    @classmethod
-    def choose(cls, genome: Genome, options: WindowOptions) -> Windows:
-        """The windows that a run's options ask for, by `tile`; how genomes share the rows is left to `weighted`."""
-        return cls.tile(
-            genome,
-            options.window_bp,
-            options.overlap_bp,
-            options.max_unknown,
-            options.contigs or None,
-            options.keep_bed,
-            options.drop_bed,
-            options.max_masked,
-            options.masked_weight,
-        )
 
     def weighted(self, genome_weights: Sequence[float]) -> Windows:
         """The same windows, drawn so that rows fall on the genomes, one for each of ``genome.paths``, by these weights.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from ..runtime.errors import require
@@ -35,6 +36,9 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         for name in ("layers", "width", "heads", "intermediate", "global_every"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("global_theta", "local_theta", "norm_eps", "init_std"):
+            value = getattr(self, name)
+            require(0 < value < math.inf, f"{name} must be positive and finite, got {value}")
         require(self.radius >= 0, f"radius must be at least 0, got {self.radius}")
         require(
             self.width % (2 * self.heads) == 0,
@@ -69,5 +73,8 @@ class ElectraConfig:
 
     def __post_init__(self) -> None:
         require(0 < self.mask_rate < 1, f"mask_rate must lie between 0 and 1, got {self.mask_rate}")
-        require(self.temperature > 0, f"temperature must be positive, got {self.temperature}")
-        require(self.discriminator_weight >= 0, f"discriminator_weight must be >= 0, got {self.discriminator_weight}")
+        require(0 < self.temperature < math.inf, f"temperature must be positive and finite, got {self.temperature}")
+        require(
+            0 <= self.discriminator_weight < math.inf,
+            f"discriminator_weight must be at least 0 and finite, got {self.discriminator_weight}",
+        )

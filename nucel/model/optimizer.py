@@ -1,6 +1,9 @@
-"""What pre-training and fine-tuning share of an optimizer step: AdamW, and the update from gradients to weights."""
+"""What pre-training and fine-tuning share: AdamW, its schedule, and the update from gradients to weights."""
 
 from __future__ import annotations
+
+import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +25,25 @@ def adamw(
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
+
+
+def scheduled_rate(
+    lr: float, step: int, steps: int, warmup_steps: int, decay: Literal["constant", "linear", "cosine"]
+) -> float:
+    """Rate of the update that leads from `step` (0-based) to the next: linear warm-up from 0 to lr, then the decay.
+
+    Linear and cosine decay reach 0 after the last of `steps`.
+    """
+    if step < warmup_steps:
+        return lr * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
+    match decay:
+        case "constant":
+            return lr
+        case "linear":
+            return lr * (1 - progress)
+        case "cosine":
+            return lr * (1 + math.cos(math.pi * progress)) / 2
 
 
 def update(

@@ -1,4 +1,4 @@
-"""The method: mask, propose, corrupt, judge (ELECTRA; NucEL's label, 1 = original).
+"""The method: mask, propose, corrupt, discriminate (ELECTRA; NucEL's label, 1 = original).
 
     tokens --mask--> Masked --Generator--> logits --propose--> proposals --corrupt--> Corrupted --Discriminator--> loss
 
@@ -11,7 +11,7 @@ Legend: B batch, T positions, M masked slots, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,15 @@ from ..model.config import ElectraConfig
 from ..model.networks import Discriminator, Generator, initialize
 from ..tokenizers.nucleotide import BASES
 from .masking import PROPOSAL_STREAM, fill_in, mask, random_bits
-from .stages import Corrupted, Losses, Masked
+from .metrics import (
+    RankedScores,
+    bootstrap_auroc,
+    masked_metrics,
+    masked_sums,
+    replaced_metrics,
+    replaced_sums,
+)
+from .stages import Corrupted, Discriminated, Masked, Proposed
 
 
 @torch.no_grad()
@@ -73,32 +81,78 @@ class Electra(nn.Module):
         initialize(self.discriminator, draws)
         return self
 
-    def forward(
-        self,
-        tokens: Tensor,
-        seed: int,
-        rows: Tensor,
-        lengths: Tensor | None = None,
-        backward: Callable[[Tensor], None] | None = None,
-    ) -> Losses:
-        """Losses of windows.
+    def propose(self, tokens: Tensor, seed: int, rows: Tensor, lengths: Tensor | None = None) -> Proposed:
+        """The generator's stage: mask the windows and fill them in.
 
         Args:
             tokens: (B, T), [CLS] first.
             seed, rows: rows int64 (B,), each window's number in the run; they decide masks and proposals.
             lengths: (B,) integer, real positions of right-padded rows.
-            backward: called with each network's share of the loss as soon as it is known. No gradient flows from the
-                discriminator to the generator, so the generator's activations need not outlive its own backward pass.
         """
-        config = self.config
-        masked = mask(tokens, config.mask_rate, seed, rows)
-        generator_loss, generator_logits = fill_in(self.generator, masked, lengths, backward)
-        proposals = propose(generator_logits, config.temperature, seed, rows, masked.positions)
-        corrupted = corrupt(tokens, masked, proposals)
-        rtd_loss, rtd_logits = self.discriminator(corrupted.tokens, corrupted.original, lengths)
-        if backward is not None:
-            backward(config.discriminator_weight * rtd_loss)
-            rtd_loss = rtd_loss.detach()
+        return fill_in(self.generator, mask(tokens, self.config.mask_rate, seed, rows), lengths)
 
-        loss = generator_loss + config.discriminator_weight * rtd_loss
-        return Losses(loss, generator_loss, generator_logits, masked, rtd_loss, rtd_logits, corrupted)
+    def discriminate(
+        self, tokens: Tensor, seed: int, rows: Tensor, proposed: Proposed, lengths: Tensor | None = None
+    ) -> Discriminated:
+        """The discriminator's stage, on the windows of `propose`. No gradient flows from it to the generator."""
+        config, masked = self.config, proposed.masked
+        proposals = propose(proposed.logits, config.temperature, seed, rows, masked.positions)
+        corrupted = corrupt(tokens, masked, proposals)
+        rtd_loss, logits = self.discriminator(corrupted.tokens, corrupted.original, lengths)
+        return Discriminated(config.discriminator_weight * rtd_loss, rtd_loss, logits, corrupted, proposed)
+
+    def stages(self, tokens: Tensor, seed: int, rows: Tensor) -> Iterator[Proposed | Discriminated]:
+        """Both stages, one after the other; the loss is the sum of theirs.
+
+        A trainer calls backward between them, so that the generator's activations need not outlive its own backward.
+        """
+        proposed = self.propose(tokens, seed, rows)
+        yield proposed
+        yield self.discriminate(tokens, seed, rows, proposed)
+
+    def forward(self, tokens: Tensor, seed: int, rows: Tensor, lengths: Tensor | None = None) -> Discriminated:
+        """Both stages at once; arguments as for `propose`."""
+        return self.discriminate(tokens, seed, rows, self.propose(tokens, seed, rows, lengths), lengths)
+
+    @staticmethod
+    def sums(last: Discriminated) -> tuple[Tensor, Tensor, Tensor]:
+        """What a forward pass adds to the metrics: losses (3,), counts (4,), a histogram; no host synchronisation."""
+        losses, counts = masked_sums(last.proposed, last.loss)
+        rtd_loss, sampled, histogram = replaced_sums(last)
+        return torch.cat((losses, rtd_loss[None])), torch.cat((counts, sampled[None])), histogram
+
+    @staticmethod
+    def metrics(losses: Tensor, counts: Tensor, histogram: Tensor) -> dict[str, float]:
+        """Means and rates, from the totals of `sums`."""
+        used, windows, sampled = counts[1:].tolist()
+        return {
+            **masked_metrics(losses[:2], counts[:3]),
+            "generator_sampled_accuracy": sampled / max(1, used),
+            "rtd_loss": float(losses[2]) / windows,
+            **replaced_metrics(histogram),
+        }
+
+    @staticmethod
+    def scores(last: Discriminated) -> tuple[Tensor, Tensor]:
+        """Logits fp32 (B, T) and replaced bool (B, T), on the host: what validation's exact metrics need."""
+        return last.logits.float().cpu(), ~last.corrupted.original.cpu()
+
+    @staticmethod
+    def exact_metrics(logits: Tensor, replaced: Tensor) -> dict[str, float]:
+        """AUROC and average precision of the replaced tokens, from `scores`."""
+        ranked = RankedScores(-logits.flatten(), replaced.flatten())
+        return {"rtd_auroc": ranked.auroc(), "rtd_average_precision": ranked.average_precision()}
+
+    @staticmethod
+    def interval(logits: Tensor, replaced: Tensor) -> dict[str, float]:
+        """Bounds of the AUROC's 95 % interval over windows, from `scores`."""
+        low, high = bootstrap_auroc(-logits, replaced)
+        return {"rtd_auroc_low": low, "rtd_auroc_high": high}
+
+    @staticmethod
+    def summary(metrics: dict[str, float]) -> str:
+        """A validation in a line."""
+        return (
+            f"held-out generator loss {metrics['generator_loss']:.4f}, RTD loss {metrics['rtd_loss']:.4f} "
+            f"(constant guess {metrics['rtd_blind']:.4f}), AUROC {metrics['rtd_auroc']:.4f}"
+        )

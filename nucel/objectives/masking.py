@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..tokenizers.nucleotide import BASES, MASK
-from .stages import Masked
+from .stages import Masked, Proposed
 
 MASK_STREAM, PROPOSAL_STREAM = 1, 2
 _UNUSED = -100
@@ -55,16 +53,10 @@ def mask(tokens: Tensor, rate: float, seed: int, rows: Tensor) -> Masked:
     return Masked(tokens.scatter(1, positions, filling), positions, originals)
 
 
-def fill_in(
-    network: nn.Module, masked: Masked, lengths: Tensor | None, backward: Callable[[Tensor], None] | None
-) -> tuple[Tensor, Tensor]:
-    """A masked language model's loss () and logits (B, M, V); detached, once `backward` has been through them."""
+def fill_in(network: nn.Module, masked: Masked, lengths: Tensor | None) -> Proposed:
+    """A masked language model's logits at the masked positions, and their loss."""
     logits = network(masked.tokens, masked.positions, lengths)
-    loss = masked_cross_entropy(logits, masked)
-    if backward is None:
-        return loss, logits
-    backward(loss)
-    return loss.detach(), logits.detach()
+    return Proposed(masked_cross_entropy(logits, masked), logits, masked)
 
 
 def masked_cross_entropy(logits: Tensor, masked: Masked) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from ..model.config import ElectraConfig
 from ..model.networks import Generator, initialize
 from .masking import fill_in, mask
-from .stages import Losses
+from .metrics import masked_metrics, masked_sums
+from .stages import Proposed
 
 
 class MaskedLM(nn.Module):
     """The control: an encoder of the discriminator's size that learns from masked bases alone (BERT's objective).
 
-    It reads the same windows with the same masks as the pair.
+    It reads the same windows with the same masks as the pair. Its losses have one stage.
     """
 
     def __init__(self, config: ElectraConfig, masked_lm: nn.Module | None = None, context: int | None = None):
@@ -29,15 +30,40 @@ class MaskedLM(nn.Module):
         initialize(self.masked_lm, torch.Generator().manual_seed(seed))
         return self
 
-    def forward(
-        self,
-        tokens: Tensor,
-        seed: int,
-        rows: Tensor,
-        lengths: Tensor | None = None,
-        backward: Callable[[Tensor], None] | None = None,
-    ) -> Losses:
-        """Losses of windows; as for `Electra`."""
-        masked = mask(tokens, self.config.mask_rate, seed, rows)
-        loss, logits = fill_in(self.masked_lm, masked, lengths, backward)
-        return Losses(loss, loss, logits, masked)
+    def forward(self, tokens: Tensor, seed: int, rows: Tensor, lengths: Tensor | None = None) -> Proposed:
+        """The loss of windows; arguments as for `Electra`."""
+        return fill_in(self.masked_lm, mask(tokens, self.config.mask_rate, seed, rows), lengths)
+
+    def stages(self, tokens: Tensor, seed: int, rows: Tensor) -> Iterator[Proposed]:
+        """The one stage that there is."""
+        yield self(tokens, seed, rows)
+
+    @staticmethod
+    def sums(last: Proposed) -> tuple[Tensor, Tensor]:
+        """What a forward pass adds to the metrics: losses (2,), counts (3,); on the device, without waiting for it."""
+        return masked_sums(last, last.loss)
+
+    @staticmethod
+    def metrics(losses: Tensor, counts: Tensor) -> dict[str, float]:
+        """Means, from the totals of `sums`."""
+        return masked_metrics(losses, counts)
+
+    @staticmethod
+    def scores(last: Proposed) -> tuple[()]:
+        """Nothing that exact metrics need beside the sums."""
+        return ()
+
+    @staticmethod
+    def exact_metrics() -> dict[str, float]:
+        """None beside `metrics`, which are exact."""
+        return {}
+
+    @staticmethod
+    def interval() -> dict[str, float]:
+        """None."""
+        return {}
+
+    @staticmethod
+    def summary(metrics: dict[str, float]) -> str:
+        """A validation in a line."""
+        return f"held-out masked-base loss {metrics['generator_loss']:.4f}"

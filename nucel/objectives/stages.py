@@ -28,18 +28,34 @@ class Corrupted(NamedTuple):
     """bool (B, T): the token is the one that stood there, proposed or never masked."""
 
 
-class Losses(NamedTuple):
-    """One forward pass: what is minimised, and what its metrics are made from. A masked LM has nothing of RTD."""
+class Proposed(NamedTuple):
+    """A masked language model's stage: all there is of an MLM, and of a pair what its discriminator builds on."""
 
     loss: Tensor
-    """(), generator_loss + discriminator_weight * rtd_loss."""
-    generator_loss: Tensor
     """(), mean cross-entropy over the masked positions, in nats."""
-    generator_logits: Tensor
+    logits: Tensor
     """(B, M, V)."""
     masked: Masked
-    rtd_loss: Tensor | None = None
+
+    @property
+    def share(self) -> Tensor:
+        """(), what this stage adds to the loss."""
+        return self.loss
+
+
+class Discriminated(NamedTuple):
+    """The discriminator's stage, and the proposals that it builds on."""
+
+    share: Tensor
+    """(), what this stage adds to the loss: discriminator_weight * rtd_loss."""
+    rtd_loss: Tensor
     """(), mean binary cross-entropy over the real positions, in nats."""
-    rtd_logits: Tensor | None = None
-    """(B, T)."""
-    corrupted: Corrupted | None = None
+    logits: Tensor
+    """(B, T), log-odds that a token is the original."""
+    corrupted: Corrupted
+    proposed: Proposed
+
+    @property
+    def loss(self) -> Tensor:
+        """(), of both stages."""
+        return self.proposed.loss + self.share

@@ -7,6 +7,7 @@ how it is carried out.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -71,7 +72,10 @@ class Recipe(WindowOptions):
         require(0 <= self.max_unknown <= 1, f"max_unknown must lie in [0, 1], got {self.max_unknown}")
         require(0 <= self.max_masked <= 1, f"max_masked must lie in [0, 1], got {self.max_masked}")
         require(0 <= self.masked_weight <= 1, f"masked_weight must lie in [0, 1], got {self.masked_weight}")
-        require(all(w > 0 for w in self.genome_weights), f"genome_weights must be above 0, got {self.genome_weights}")
+        require(
+            all(0 < w < math.inf for w in self.genome_weights),
+            f"genome_weights must be positive and finite, got {self.genome_weights}",
+        )
         require(0 <= self.hold_out_fraction < 1, f"hold_out_fraction must lie in [0, 1), got {self.hold_out_fraction}")
         require(
             bool(self.hold_out) or self.hold_out_fraction > 0,
@@ -80,9 +84,11 @@ class Recipe(WindowOptions):
         for name in ("steps", "batch_size"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("lr", "adam_eps", "max_grad_norm"):
-            require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+            value = getattr(self, name)
+            require(0 < value < math.inf, f"{name} must be positive and finite, got {value}")
         for name in ("weight_decay", "warmup_steps"):
-            require(getattr(self, name) >= 0, f"{name} must be at least 0, got {getattr(self, name)}")
+            value = getattr(self, name)
+            require(0 <= value < math.inf, f"{name} must be at least 0 and finite, got {value}")
         require(0 <= self.seed < 2**63, f"seed must lie in [0, 2^63), got {self.seed}")
         require(all(0 <= b < 1 for b in self.betas), f"betas must lie in [0, 1), got {self.betas}")
 

@@ -1,4 +1,4 @@
-"""Losses and replaced-token detection on held-out windows, the same ones in every run."""
+"""An objective's metrics on held-out windows, the same ones in every run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..model.compiled import uncompiled
 from ..objectives.electra import Electra
 from ..objectives.mlm import MaskedLM
 from ..runtime.device import Precision
-from .meter import Meter, RankedScores
+from .meter import Meter
 from .step import upload
 
 VALIDATION_SEED = 0
@@ -21,36 +21,25 @@ VALIDATION_SEED = 0
 
 
 class Validation(NamedTuple):
-    """What a validation finds."""
+    """What a model reaches on held-out windows."""
 
-    figures: dict[str, float]
-    rtd_logits: Tensor | None
-    """(windows, T); None without a discriminator."""
-    replaced: Tensor | None
-    """bool (windows, T)."""
+    metrics: dict[str, float]
+    scores: tuple[Tensor, ...]
+    """The objective's `scores` of all windows, for its `interval`."""
 
 
 @torch.no_grad()
 def validate(model: Electra | MaskedLM, sampler: WindowSampler, windows: int, precision: Precision) -> Validation:
-    """Losses, and replaced-token detection, over the first `windows` rows of a held-out sampler, the same each time."""
+    """Metrics over the first `windows` rows of a held-out sampler, the same each time."""
     model.eval()
-    meter, logits, replaced = Meter(precision.device), [], []
+    meter, scores = Meter(model), []
     for step in range(math.ceil(windows / sampler.rows)):
-        first = step * sampler.rows
-        tokens = upload(sampler.batch(step).tokens[: windows - first], precision.device)
-        rows = torch.arange(first, first + len(tokens), device=precision.device)
+        _, tokens, rows = upload(sampler, step, precision.device)
+        real = rows < windows
         with precision.autocast(), uncompiled(model):
-            losses = model(tokens, VALIDATION_SEED, rows)
-        meter.add(losses)
-        if losses.rtd_logits is not None:
-            logits.append(losses.rtd_logits.float().cpu())
-            replaced.append(~losses.corrupted.original.cpu())
+            last = model(tokens[real], VALIDATION_SEED, rows[real])
+        meter.add(last)
+        scores.append(model.scores(last))
     model.train()
-    figures = meter.read()
-    if not logits:
-        return Validation(figures, None, None)
-
-    logits, replaced = torch.cat(logits), torch.cat(replaced)
-    ranked = RankedScores(-logits.flatten(), replaced.flatten())
-    exact = {"rtd_auroc": ranked.auroc(), "rtd_average_precision": ranked.average_precision()}
-    return Validation(figures | exact, logits, replaced)
+    together = tuple(torch.cat(column) for column in zip(*scores, strict=True))
+    return Validation(meter.read() | model.exact_metrics(*together), together)

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class World(NamedTuple):
-    """This process's place among the ranks."""
+    """All ranks, as this process sees them."""
 
     rank: int = 0
     size: int = 1
@@ -26,11 +26,11 @@ class World(NamedTuple):
     """Its number on its own machine: the GPU that it takes."""
 
     @property
-    def speaks(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
     def add(self, total: Tensor) -> None:
-        """Add a tensor up over the ranks, in place."""
+        """Add a tensor up over the ranks, in ranks."""
         if self.size > 1:
             distributed.all_reduce(total)
 
@@ -53,10 +53,10 @@ class World(NamedTuple):
     @contextlib.contextmanager
     def first_alone(self) -> Iterator[None]:
         """Let rank 0 go through a block before the others: it makes the files that they find."""
-        if not self.speaks:
+        if not self.is_main:
             self.wait()
         yield
-        if self.speaks:
+        if self.is_main:
             self.wait()
 
     def wait(self) -> None:
@@ -86,14 +86,14 @@ def world() -> Iterator[World]:
     if not distributed.is_torchelastic_launched():
         yield ALONE
         return
-    place = World(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    ranks = World(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     backend = "cpu:gloo"
     if torch.cuda.is_available():
-        torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())
         backend += ",cuda:nccl"
     distributed.init_process_group(backend)
     try:
-        yield place
+        yield ranks
     finally:
         gc.collect()  # what holds on to the group, the parallel networks' cycles among it, must be gone before it
         distributed.destroy_process_group()

@@ -17,8 +17,13 @@ from nucel.genome import GenomeError, decompress
 from nucel.genome.__main__ import main as survey_main
 from nucel.genome.fasta import Genome
 from nucel.genome.sampler import WindowSampler
-from nucel.genome.windows import Windows
+from nucel.genome.windows import WindowOptions, Windows
 from nucel.tokenizers import nucleotide
+
+
+def tile(genome, window_bp=1224, overlap_bp=100, **options):
+    """Windows.tile with some of its options."""
+    return Windows.tile(genome, WindowOptions(window_bp=window_bp, overlap_bp=overlap_bp, **options))
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -417,19 +422,17 @@ def test_several_may_open_a_new_file_at_once(tmp_path):
 
 def test_tile_starts_at_zero_and_ends_flush(tmp_path):
     text = f">a\n{wrap(random_bases(250))}>short\n{wrap(random_bases(99))}>exact\n{wrap(random_bases(190))}"
-    windows = Windows.tile(Genome(write(tmp_path / "a.fa", text)), window_bp=100, overlap_bp=10)
+    windows = tile(Genome(write(tmp_path / "a.fa", text)), window_bp=100, overlap_bp=10)
     assert windows.contig.tolist() == [0, 0, 0, 2, 2]
     assert windows.start_bp.tolist() == [0, 90, 150, 0, 90]
     assert (windows.contig.dtype, windows.start_bp.dtype, len(windows)) == (np.int32, np.int64, 5)
-    assert Windows.tile(windows.genome, 100, 10, contigs=["exact"]).contig.tolist() == [2, 2]
+    assert tile(windows.genome, 100, 10, contigs=["exact"]).contig.tolist() == [2, 2]
 
 
 def test_tile_drops_windows_with_too_many_unknown_bases(tmp_path):
     sequence = "A" * 10 + "R" + "A" * 9 + "NN" + "A" * 8 + "n" * 10
     genome = Genome(write(tmp_path / "a.fa", f">a\n{wrap(sequence, 7)}>b\n{'C' * 10}\n"))
-    starts = {
-        share: Windows.tile(genome, 10, 0, max_unknown=share).start_bp.tolist() for share in (0, 0.1, 0.2, 0.99, 1)
-    }
+    starts = {share: tile(genome, 10, 0, max_unknown=share).start_bp.tolist() for share in (0, 0.1, 0.2, 0.99, 1)}
     assert starts == {0: [0, 0], 0.1: [0, 10, 0], 0.2: [0, 10, 20, 0], 0.99: [0, 10, 20, 0], 1: [0, 10, 20, 30, 0]}
 
 
@@ -448,16 +451,16 @@ def test_tile_drops_windows_with_too_many_unknown_bases(tmp_path):
 def test_tile_refuses_bad_arguments(tmp_path, arguments, message):
     genome = Genome(write(tmp_path / "a.fa", FASTA))
     with pytest.raises(ValueError, match=message):
-        Windows.tile(genome, **arguments)
+        tile(genome, **arguments)
 
 
 def test_tile_refuses_to_give_no_windows(tmp_path):
     genome = Genome(write(tmp_path / "a.fa", FASTA))
     with pytest.raises(GenomeError, match="the longest has 500 bp; lower window_bp"):
-        Windows.tile(genome, window_bp=501)
+        tile(genome, window_bp=501)
     genome = Genome(write(tmp_path / "b.fa", f">a\n{'N' * 300}\n"))
     with pytest.raises(GenomeError, match="raise max_unknown"):
-        Windows.tile(genome, window_bp=100, overlap_bp=0)
+        tile(genome, window_bp=100, overlap_bp=0)
 
 
 def test_windows_must_lie_inside_their_contig(tmp_path):
@@ -472,7 +475,7 @@ def test_windows_must_lie_inside_their_contig(tmp_path):
 @pytest.fixture
 def three_contigs(tmp_path) -> Windows:
     text = "".join(f">c{i}\n{wrap(random_bases(length, i))}" for i, length in enumerate((9_000, 4_000, 1_000)))
-    return Windows.tile(Genome(write(tmp_path / "a.fa", text)), window_bp=100, overlap_bp=20)
+    return tile(Genome(write(tmp_path / "a.fa", text)), window_bp=100, overlap_bp=20)
 
 
 def test_hold_out_of_whole_contigs(three_contigs):
@@ -506,7 +509,7 @@ def test_hold_out_refusals(three_contigs):
         three_contigs.hold_out(contigs=["c0", "c1", "c2"])
     with pytest.raises(GenomeError, match="leaves none to train on"):
         three_contigs.hold_out(fraction=0.999)
-    only_first = Windows.tile(three_contigs.genome, 100, 20, contigs=["c0"])
+    only_first = tile(three_contigs.genome, 100, 20, contigs=["c0"])
     with pytest.raises(GenomeError, match="none of 113 windows lies on these contigs: c2"):
         only_first.hold_out(contigs=["c2"])
     for arguments, message in (
@@ -552,7 +555,7 @@ def test_sampler_refuses_empty_windows_and_impossible_steps(three_contigs):
 def test_batch_shapes_and_types(three_contigs):
     batch = WindowSampler(three_contigs, context=64, batch_size=7, rank=1, world_size=2).batch(0)
     assert [(array.shape, array.dtype) for array in batch] == [
-        ((4, 64), np.uint8), ((4,), np.int32), ((4,), np.int64), ((4,), np.int8),
+        ((4, 64), np.uint8), ((4,), np.int64), ((4,), np.int32), ((4,), np.int64), ((4,), np.int8),
     ]  # fmt: skip
     assert (batch.tokens[:, 0] == nucleotide.CLS).all() and not (batch.tokens[:, 1:] == nucleotide.CLS).any()
 
@@ -623,23 +626,23 @@ def masked(tmp_path) -> Genome:
     ],
 )  # fmt: skip
 def test_contigs_by_name_and_glob(masked, patterns, expected):
-    assert set(Windows.tile(masked, 50, 0, contigs=patterns).contig.tolist()) == expected
-    train, held_out = Windows.tile(masked, 50, 0).hold_out(patterns) if expected != {0, 1, 2} else (None, None)
+    assert set(tile(masked, 50, 0, contigs=patterns).contig.tolist()) == expected
+    train, held_out = tile(masked, 50, 0).hold_out(patterns) if expected != {0, 1, 2} else (None, None)
     if held_out is not None:
         assert set(held_out.contig.tolist()) == expected and not expected & set(train.contig.tolist())
 
 
 def test_a_name_that_looks_like_a_glob_is_a_name(tmp_path):
     genome = Genome(write(tmp_path / "a.fa", f">x[1]\n{wrap(SEQUENCE)}>x1\n{wrap(SEQUENCE)}>!y\n{wrap(SEQUENCE)}"))
-    assert set(Windows.tile(genome, 50, 0, contigs=["x[1]"]).contig.tolist()) == {0}
-    assert set(Windows.tile(genome, 50, 0, contigs=["!y"]).contig.tolist()) == {2}
-    assert set(Windows.tile(genome, 50, 0, contigs=["!!y"]).contig.tolist()) == {0, 1}
+    assert set(tile(genome, 50, 0, contigs=["x[1]"]).contig.tolist()) == {0}
+    assert set(tile(genome, 50, 0, contigs=["!y"]).contig.tolist()) == {2}
+    assert set(tile(genome, 50, 0, contigs=["!!y"]).contig.tolist()) == {0, 1}
 
 
 @pytest.mark.parametrize("patterns", [["x*"], ["!x*"], ["a", "x"]])
 def test_a_glob_without_a_contig_is_refused(masked, patterns):
     with pytest.raises(GenomeError, match=r"no contig 'x\*?'; the genome has a, b, chr1_alt"):
-        Windows.tile(masked, 50, 0, contigs=patterns)
+        tile(masked, 50, 0, contigs=patterns)
 
 
 def test_windows_lie_in_the_regions_that_are_kept(masked, tmp_path, capsys):
@@ -647,21 +650,21 @@ def test_windows_lie_in_the_regions_that_are_kept(masked, tmp_path, capsys):
         tmp_path / "keep.bed",
         "# a comment\ntrack name=x\na\t10\t70\tname\na 60 130\nb\t0\t49\nb\t250\t300\nc\t0\t9\n\n",
     )
-    windows = Windows.tile(masked, 50, 0, keep_bed=keep)
+    windows = tile(masked, 50, 0, keep_bed=keep)
     assert windows.contig.tolist() == [0, 0, 0, 1] and windows.start_bp.tolist() == [10, 60, 80, 250]
     assert "skipping regions on 1 contigs that are not there: c" in capsys.readouterr().err
-    assert Windows.tile(masked, 50, 0, keep_bed=keep, contigs=["b"]).start_bp.tolist() == [250]
+    assert tile(masked, 50, 0, keep_bed=keep, contigs=["b"]).start_bp.tolist() == [250]
 
 
 def test_windows_avoid_the_regions_that_are_left_out(masked, tmp_path):
     drop = write(
         tmp_path / "drop.bed.gz", gzip.compress(b"a\t60\t120\na\t110\t130\na\t200\t200\nb\t0\t300\nchr1_alt\t50\t251\n")
     )
-    windows = Windows.tile(masked, 50, 0, drop_bed=drop)
+    windows = tile(masked, 50, 0, drop_bed=drop)
     assert windows.contig.tolist() == [0] * 8 + [2]
     assert windows.start_bp.tolist() == [0, 10, 130, 180, 230, 280, 330, 350, 0]
     keep = write(tmp_path / "keep.bed", "a\t100\t190\nb\t0\t90\n")
-    assert Windows.tile(masked, 50, 0, keep_bed=keep, drop_bed=drop).start_bp.tolist() == [130, 140]
+    assert tile(masked, 50, 0, keep_bed=keep, drop_bed=drop).start_bp.tolist() == [130, 140]
 
 
 @pytest.mark.parametrize(
@@ -679,21 +682,21 @@ def test_windows_avoid_the_regions_that_are_left_out(masked, tmp_path):
 )
 def test_bed_files_that_are_refused(masked, tmp_path, bed, message):
     with pytest.raises(GenomeError, match=message):
-        Windows.tile(masked, 50, 0, keep_bed=write(tmp_path / "r.bed", bed))
+        tile(masked, 50, 0, keep_bed=write(tmp_path / "r.bed", bed))
 
 
 def test_repeats_are_kept_dropped_or_drawn_less_often(masked):
-    everything = Windows.tile(masked, 50, 0)
+    everything = tile(masked, 50, 0)
     assert everything.weight is None and len(everything) == 8 + 6 + 6
-    dropped = Windows.tile(masked, 50, 0, max_masked=0.6)
+    dropped = tile(masked, 50, 0, max_masked=0.6)
     assert dropped.start_bp[dropped.contig == 0].tolist() == [0, 50, 200, 250, 300, 350]
-    assert Windows.tile(masked, 50, 0, max_masked=0).start_bp[:5].tolist() == [0, 50, 200, 250, 350]
-    rarer = Windows.tile(masked, 50, 0, max_masked=0.6, masked_weight=0.25)
+    assert tile(masked, 50, 0, max_masked=0).start_bp[:5].tolist() == [0, 50, 200, 250, 350]
+    rarer = tile(masked, 50, 0, max_masked=0.6, masked_weight=0.25)
     assert rarer.weight.tolist() == [1, 1, 0.25, 0.25] + [1] * 16
-    assert Windows.tile(masked, 50, 0, max_masked=0.6, masked_weight=0.25, contigs=["b"]).weight is None
+    assert tile(masked, 50, 0, max_masked=0.6, masked_weight=0.25, contigs=["b"]).weight is None
     lower = write(masked.paths[0].with_name("l.fa"), ">l\n" + "acgt" * 20)
     with pytest.raises(GenomeError, match=r"is soft-masked by more than max_masked = 0\.5"):
-        Windows.tile(Genome(lower), 50, 0, max_masked=0.5)
+        tile(Genome(lower), 50, 0, max_masked=0.5)
 
 
 def drawn(windows: Windows, epochs: int) -> np.ndarray:
@@ -706,7 +709,7 @@ def drawn(windows: Windows, epochs: int) -> np.ndarray:
 
 
 def test_weights_set_how_often_a_window_is_drawn(masked):
-    windows = Windows.tile(masked, 50, 0, max_masked=0.6, masked_weight=0.25)
+    windows = tile(masked, 50, 0, max_masked=0.6, masked_weight=0.25)
     counts = drawn(windows, 90)
     repeat = windows.weight == 0.25
     # 20 windows: 18 of weight 1 and 2 of 0.25 share 20 rows an epoch as 19 to 1.
@@ -718,7 +721,7 @@ def test_genome_weights_share_the_rows_and_show_each_genome_evenly(tmp_path):
         write(tmp_path / f"{i}.fa", f">c\n{wrap(random_bases(length, i))}") for i, length in enumerate((4000, 1000))
     ]
     genome = Genome(paths)
-    windows = Windows.tile(genome, 50, 0)
+    windows = tile(genome, 50, 0)
     for weights, shares in (((1, 1), (50, 50)), ((3, 1), (75, 25)), ((4, 1), (80, 20))):
         weighted = windows.weighted(weights)
         counts = drawn(weighted, 6)
@@ -734,13 +737,16 @@ def test_genome_weights_share_the_rows_and_show_each_genome_evenly(tmp_path):
 
 
 def test_weighted_rows_are_functions_of_seed_and_step(masked):
-    windows = Windows.tile(masked, 50, 0, max_masked=0.6, masked_weight=0.25)
+    windows = tile(masked, 50, 0, max_masked=0.6, masked_weight=0.25)
     whole = WindowSampler(windows, 40, batch_size=12, seed=1, threads=1)
     halves = [WindowSampler(windows, 40, batch_size=12, seed=1, rank=rank, world_size=2, threads=2) for rank in (0, 1)]
     for step in (7, 0, 1 << 40):
         expected = whole.batch(step)
         for i, column in enumerate(expected):
             assert (np.concatenate([half.batch(step)[i] for half in halves]) == column).all()
+        for half in halves:
+            assert all((x == y).all() for x, y in zip(half.batch_of_all_ranks(step), expected, strict=True))
+        assert expected.rows.tolist() == list(range(step * whole.batch_size, (step + 1) * whole.batch_size))
         row = masked.fetch(int(expected.contig[0]), int(expected.start_bp[0]), int(expected.start_bp[0]) + 39)
         assert (expected.tokens[0, 1:] == (row if expected.strand[0] > 0 else nucleotide.reverse_complement(row))).all()
 

@@ -13,8 +13,14 @@ import pytest
 
 from nucel.genome.fasta import Genome
 from nucel.genome.sampler import WindowSampler
-from nucel.genome.windows import Windows
+from nucel.genome.windows import WindowOptions, Windows
 from nucel.tokenizers import nucleotide
+
+
+def tile(genome, window_bp=1224, overlap_bp=100, **options):
+    """Windows.tile with some of its options."""
+    return Windows.tile(genome, WindowOptions(window_bp=window_bp, overlap_bp=overlap_bp, **options))
+
 
 DATA = Path(os.environ.get("NUCEL_DATA", Path(__file__).parents[2] / "../shared/data"))
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data folder at {DATA} (set NUCEL_DATA)")
@@ -56,9 +62,9 @@ def test_whole_contigs_and_sampled_rows_equal_pyfaidx(tmp_path, name):
     for contig, tokens in text.items():
         assert (genome.fetch(contig) == tokens).all()
         assert (genome.fetch(contig, strand="-") == nucleotide.reverse_complement(tokens)).all()
-    windows = Windows.tile(genome, window_bp=1224)
+    windows = tile(genome, window_bp=1224)
     batch = WindowSampler(windows, context=1024, batch_size=300, seed=1).batch(17)
-    for row, contig, start_bp, strand in zip(*batch, strict=True):
+    for row, _, contig, start_bp, strand in zip(*batch, strict=True):
         expected = text[genome.contigs[contig]][start_bp : start_bp + 1023]
         assert (row[1:] == (expected if strand > 0 else nucleotide.reverse_complement(expected))).all()
 
@@ -66,17 +72,17 @@ def test_whole_contigs_and_sampled_rows_equal_pyfaidx(tmp_path, name):
 def test_windows_leave_out_the_gap_of_chr22(tmp_path):
     genome = Genome(copied("genomes/human_chr22_20-21M.fa", tmp_path))
     tokens = genome.fetch(0)
-    windows = Windows.tile(genome)
+    windows = tile(genome)
     unknown = np.concatenate([[0], np.cumsum(tokens == nucleotide.UNK)])
     share = (unknown[windows.start_bp + 1224] - unknown[windows.start_bp]) / 1224
     assert share.max() <= 0.1
-    dropped = len(Windows.tile(genome, max_unknown=1)) - len(windows)
+    dropped = len(tile(genome, max_unknown=1)) - len(windows)
     assert 0.95 < dropped * 1124 / unknown[-1] < 1.05
 
 
 def test_thousands_of_short_rna_records(tmp_path):
     genome = Genome(copied("formats/rna/hairpin.fa.gz", tmp_path))
     assert (len(genome.contigs), int(genome.lengths.sum())) == (28_645, 2_949_871)
-    windows = Windows.tile(genome, window_bp=80, overlap_bp=10)
+    windows = tile(genome, window_bp=80, overlap_bp=10)
     batch = WindowSampler(windows, context=81, batch_size=64).batch(0)
     assert np.isin(batch.tokens[:, 1:], nucleotide.BASES).mean() > 0.99

@@ -17,8 +17,14 @@ from hypothesis import strategies as st
 from nucel.genome import GenomeError
 from nucel.genome.fasta import Genome
 from nucel.genome.sampler import WindowSampler
-from nucel.genome.windows import Windows
+from nucel.genome.windows import WindowOptions, Windows
 from nucel.tokenizers import nucleotide
+
+
+def tile(genome, window_bp=1224, overlap_bp=100, **options):
+    """Windows.tile with some of its options."""
+    return Windows.tile(genome, WindowOptions(window_bp=window_bp, overlap_bp=overlap_bp, **options))
+
 
 SEEDS = st.integers(0, 2**64 - 1)
 
@@ -108,10 +114,10 @@ def test_rows_are_what_pyfaidx_reads_at_the_reported_place(contents, context, sp
     with tempfile.TemporaryDirectory() as folder:
         genome, expected = write_genome(folder, contents)
         assume(max(len(text) for text in expected) >= window_bp)
-        windows = Windows.tile(genome, window_bp, data.draw(st.integers(0, window_bp - 1)), max_unknown=1)
+        windows = tile(genome, window_bp, data.draw(st.integers(0, window_bp - 1)), max_unknown=1)
         batch = WindowSampler(windows, context, batch_size=5, seed=seed).batch(step)
         assert set(batch.strand.tolist()) <= {1, -1}
-        for tokens, contig, start_bp, strand in zip(*batch, strict=True):
+        for tokens, _, contig, start_bp, strand in zip(*batch, strict=True):
             assert tokens[0] == nucleotide.CLS
             end_bp = int(start_bp) + context - 1
             assert (tokens[1:] == pyfaidx_tokens(genome, int(contig), int(start_bp), end_bp, strand < 0)).all()
@@ -126,7 +132,7 @@ def test_tile_keeps_exactly_the_windows_with_few_enough_unknown_bases(text, layo
     overlap_bp = data.draw(st.integers(0, window_bp - 1))
     with tempfile.TemporaryDirectory() as folder:
         genome, _ = write_genome(folder, [(layout, [text])])
-        every = Windows.tile(genome, window_bp, overlap_bp, max_unknown=1)
+        every = tile(genome, window_bp, overlap_bp, max_unknown=1)
         starts = every.start_bp.tolist()
         covered = {base for start in starts for base in range(start, start + window_bp)}
         assert covered == set(range(len(text))) and starts == sorted(set(starts)) and starts[0] == 0
@@ -134,7 +140,7 @@ def test_tile_keeps_exactly_the_windows_with_few_enough_unknown_bases(text, layo
         unknown = nucleotide.encode(text) == nucleotide.UNK
         few = [s for s in starts if unknown[s : s + window_bp].sum() / window_bp <= 0.25]
         assume(few)
-        assert Windows.tile(genome, window_bp, overlap_bp, max_unknown=0.25).start_bp.tolist() == few
+        assert tile(genome, window_bp, overlap_bp, max_unknown=0.25).start_bp.tolist() == few
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +194,7 @@ def test_every_epoch_visits_every_window_once_whoever_asks(genome, n, batch_size
 @settings(deadline=None, max_examples=40)
 @given(SEEDS, st.lists(st.integers(0, 2**40), min_size=2, max_size=8), st.integers(1, 700))
 def test_a_batch_depends_on_its_step_alone(genome, seed, steps, batch_size):
-    windows = Windows.tile(genome, 90, 10)
+    windows = tile(genome, 90, 10)
     one, other = (WindowSampler(windows, 64, batch_size, seed, threads=threads) for threads in (1, 3))
     forwards = {step: one.batch(step) for step in steps}
     for step in reversed(steps):
@@ -244,7 +250,7 @@ def test_crops_cover_every_offset_evenly_and_strands_both(genome):
 
 
 def test_seeds_and_epochs_draw_different_rows(genome):
-    windows = Windows.tile(genome, 90, 10)
+    windows = tile(genome, 90, 10)
     one = WindowSampler(windows, 64, len(windows), seed=0)
     other = WindowSampler(windows, 64, len(windows), seed=1)
     assert (one.batch(0).start_bp != other.batch(0).start_bp).mean() > 0.9
@@ -257,7 +263,7 @@ def test_seeds_and_epochs_draw_different_rows(genome):
     st.sets(st.sampled_from(["f0c0", "f0c1", "f0c2"]), max_size=2),
 )  # fmt: skip
 def test_held_out_windows_share_no_base_with_those_to_train_on(genome, window_bp, data, seed, fraction, contigs):
-    windows = Windows.tile(genome, window_bp, data.draw(st.integers(0, window_bp // 2)))
+    windows = tile(genome, window_bp, data.draw(st.integers(0, window_bp // 2)))
     try:
         train, held_out = windows.hold_out(sorted(contigs), fraction, seed)
     except GenomeError as refusal:

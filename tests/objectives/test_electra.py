@@ -67,12 +67,12 @@ def test_masks_and_proposals_belong_to_the_row_not_to_the_batch():
     whole = electra(tokens, 7, rows)
     for part in (slice(0, 2), slice(2, 6)):
         some = electra(tokens[part], 7, rows[part])
-        assert torch.equal(some.masked.positions, whole.masked.positions[part])
+        assert torch.equal(some.proposed.masked.positions, whole.proposed.masked.positions[part])
         assert torch.equal(some.corrupted.tokens, whole.corrupted.tokens[part])
     again = electra(tokens, 7, rows)
     assert torch.equal(again.corrupted.tokens, whole.corrupted.tokens)
     for other in (electra(tokens, 8, rows), electra(tokens, 7, rows + 6)):
-        assert not torch.equal(other.masked.positions, whole.masked.positions)
+        assert not torch.equal(other.proposed.masked.positions, whole.proposed.masked.positions)
 
 
 def test_random_bits_look_random():
@@ -119,10 +119,10 @@ def test_an_untrained_pair_costs_what_guessing_costs():
     electra = Electra(ElectraConfig(generator=EncoderConfig(3, 64, 2, 64), discriminator=EncoderConfig(3, 64, 2, 64)))
     losses = electra.initialize(0)(windows(8, 128), 0, torch.arange(8))
     # Logits start with a standard deviation of about 0.02 * sqrt(64) = 0.16, the same at all positions.
-    assert float(losses.generator_loss) == pytest.approx(math.log(27), abs=2 * 0.16)
+    assert float(losses.proposed.loss) == pytest.approx(math.log(27), abs=2 * 0.16)
     assert float(losses.rtd_loss) == pytest.approx(math.log(2), abs=0.02)
     assert float(losses.loss) == pytest.approx(math.log(27) + 50 * math.log(2), abs=1.0)
-    torch.testing.assert_close(losses.loss, losses.generator_loss + 50 * losses.rtd_loss)
+    torch.testing.assert_close(losses.loss, losses.proposed.loss + 50 * losses.rtd_loss)
 
 
 def test_generator_learns_nothing_from_the_discriminator():
@@ -138,10 +138,10 @@ def test_padding_is_neither_masked_nor_judged():
     tokens[0, 25:] = PAD
     lengths = torch.tensor([25, 40], dtype=torch.int32)
     losses = electra(tokens, 0, torch.arange(2), lengths)
-    assert losses.masked.positions[0].max() < 25
+    assert losses.proposed.masked.positions[0].max() < 25
     real = torch.arange(40) < lengths[:, None]
     expected = torch.nn.functional.binary_cross_entropy_with_logits(
-        losses.rtd_logits[real], losses.corrupted.original[real].float()
+        losses.logits[real], losses.corrupted.original[real].float()
     )
     torch.testing.assert_close(losses.rtd_loss, expected)
 
@@ -150,7 +150,7 @@ def test_a_window_without_bases_costs_nothing():
     tokens = torch.full((1, 20), UNK, dtype=torch.uint8)
     tokens[:, 0] = CLS
     losses = Electra(TINY).initialize(0)(tokens, 0, torch.arange(1))
-    assert losses.generator_loss == 0 and losses.loss.isfinite() and losses.corrupted.original.all()
+    assert losses.proposed.loss == 0 and losses.loss.isfinite() and losses.corrupted.original.all()
 
 
 def test_masked_cross_entropy_is_the_mean_over_used_slots():

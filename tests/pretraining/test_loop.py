@@ -42,7 +42,7 @@ def test_too_many_steps_that_are_not_finite_end_the_run_and_name_their_windows(r
         return whole(logits, masked) * (torch.nan if sum(steps) > broken_from else 1)
 
     monkeypatch.setattr(masking, "masked_cross_entropy", loss)
-    code, _, stderr = run("--max-skipped", "2")
+    code, _, stderr = run("--max-skipped", "2", "--validate-every", "100")
     assert code == 1
     assert "3 steps in a row had a loss or gradient that is not finite" in stderr and "step 6" in stderr
     assert "newest checkpoint is intact" in stderr and "Traceback" not in stderr
@@ -55,7 +55,7 @@ def test_too_many_steps_that_are_not_finite_end_the_run_and_name_their_windows(r
 
     genome = Genome(tmp_path / "genome.fa")
     config = TrainConfig(context=64, window_bp=80, overlap_bp=0, hold_out_fraction=0.1)
-    windows, _ = Windows.choose(genome, config).hold_out((), 0.1)
+    windows, _ = Windows.tile(genome, config).hold_out((), 0.1)
     batch = WindowSampler(windows, 64, 8).batch(5)
     header, *rows = (tmp_path / "run" / "not_finite.tsv").read_text().splitlines()
     assert header == "contig\tstart\tend\tstrand"
@@ -63,6 +63,31 @@ def test_too_many_steps_that_are_not_finite_end_the_run_and_name_their_windows(r
         ["contig", str(start), str(start + 63), "+" if strand > 0 else "-"]
         for start, strand in zip(batch.start_bp, batch.strand, strict=True)
     ]
+
+
+def test_a_validation_that_is_not_finite_ends_the_run_and_is_not_published(run, tmp_path, monkeypatch):
+    whole = masking.masked_cross_entropy
+
+    def loss(logits, masked):
+        return whole(logits, masked) * (1 if torch.is_grad_enabled() else torch.nan)
+
+    monkeypatch.setattr(masking, "masked_cross_entropy", loss)
+    code, _, stderr = run()
+    assert code == 1 and "the loss on held-out windows is not finite after step 4" in stderr
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())[-1] == "step-00000002"
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["lr inf", "lr nan", "weight-decay inf", "max-grad-norm inf", "model.temperature inf",
+     "model.discriminator.norm-eps -1", "model.discriminator.init-std -1", "model.generator.local-theta nan"],
+)  # fmt: skip
+def test_settings_that_cannot_train_are_refused(run, tmp_path, words, capsys):
+    flag, value = words.split()
+    with pytest.raises(SystemExit) as exit:
+        run(f"--{flag}", value)
+    assert exit.value.code == 2 and "finite, got" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, log_loss, precision_score, recall_score, roc_auc_score
 
 from nucel.objectives.electra import Electra
+from nucel.objectives.metrics import RankedScores, bootstrap_auroc, constant_guess_cross_entropy
 from nucel.pretraining.config import PRESETS
-from nucel.pretraining.meter import Meter, RankedScores, blind_cross_entropy, bootstrap_auroc
+from nucel.pretraining.meter import Meter
 
 
 @settings(max_examples=100, deadline=None)
@@ -32,15 +33,15 @@ def test_ranking_figures_equal_scikit_learn_s_with_ties_and_weights(rows):
 
 
 @pytest.mark.parametrize("replaced", [0, 1, 37, 500, 1000])
-def test_blind_cross_entropy_is_that_of_the_best_constant(replaced):
+def test_constant_guess_cross_entropy_is_that_of_the_best_constant(replaced):
     labels = [1] * replaced + [0] * (1000 - replaced)
     expected = log_loss(labels, [replaced / 1000] * 1000, labels=[0, 1]) if 0 < replaced < 1000 else 0
-    assert blind_cross_entropy(replaced / 1000) == pytest.approx(expected)
+    assert constant_guess_cross_entropy(replaced / 1000) == pytest.approx(expected)
 
 
-def test_known_values_of_the_blind_discriminator():
+def test_known_values_of_the_constant_guess():
     for accuracy, expected in ((0.25, 0.352), (0.45, 0.285), (0.5, 0.266)):
-        assert blind_cross_entropy(0.15 * (1 - accuracy)) == pytest.approx(expected, abs=5e-4)
+        assert constant_guess_cross_entropy(0.15 * (1 - accuracy)) == pytest.approx(expected, abs=5e-4)
 
 
 def test_bootstrap_interval_holds_the_truth_and_narrows_with_more_windows():
@@ -61,24 +62,24 @@ def test_bootstrap_interval_holds_the_truth_and_narrows_with_more_windows():
 
 def test_running_figures_equal_the_exact_ones_of_the_same_batches():
     electra = Electra(PRESETS["debug"]().model).initialize(0)
-    meter, passes = Meter(torch.device("cpu")), []
+    meter, passes = Meter(electra), []
     for first in (0, 8):
         tokens = torch.randint(11, 15, (8, 128), generator=torch.Generator().manual_seed(first)).to(torch.uint8)
         tokens[:, 0] = 2
         with torch.no_grad():
             losses = electra(tokens, 0, torch.arange(first, first + 8))
         # The untrained discriminator's logits hardly differ; spread them, and let them know something.
-        spread = (losses.rtd_logits - losses.rtd_logits.mean()) / losses.rtd_logits.std()
-        losses = losses._replace(rtd_logits=spread + losses.corrupted.original)
+        spread = (losses.logits - losses.logits.mean()) / losses.logits.std()
+        losses = losses._replace(logits=spread + losses.corrupted.original)
         meter.add(losses)
         passes.append(losses)
     figures = meter.read()
 
-    logits = torch.cat([x.rtd_logits.flatten() for x in passes])
+    logits = torch.cat([x.logits.flatten() for x in passes])
     replaced = torch.cat([~x.corrupted.original.flatten() for x in passes])
     called = logits < 0
-    originals = torch.cat([x.masked.originals for x in passes])
-    likeliest = torch.cat([x.generator_logits.argmax(-1) for x in passes])
+    originals = torch.cat([x.proposed.masked.originals for x in passes])
+    likeliest = torch.cat([x.proposed.logits.argmax(-1) for x in passes])
     assert figures["rtd_auroc"] == pytest.approx(roc_auc_score(replaced, -logits), abs=1e-3)
     assert figures["rtd_recall"] == pytest.approx(recall_score(replaced, called))
     assert figures["rtd_precision"] == pytest.approx(precision_score(replaced, called))
@@ -86,6 +87,12 @@ def test_running_figures_equal_the_exact_ones_of_the_same_batches():
     assert figures["generator_accuracy"] == pytest.approx(float((likeliest == originals).double().mean()))
     slots = originals.numel()
     assert figures["generator_sampled_accuracy"] == pytest.approx((slots - int(replaced.sum())) / slots)
-    for name in ("loss", "generator_loss", "rtd_loss"):
-        assert figures[name] == pytest.approx(float(sum(getattr(x, name) for x in passes)) / 2)
-    assert meter.counts.sum() == 0 and meter.histogram.sum() == 0
+    means = {
+        "loss": sum(x.loss for x in passes) / 2,
+        "generator_loss": sum(x.proposed.loss for x in passes) / 2,
+        "rtd_loss": sum(x.rtd_loss for x in passes) / 2,
+    }
+    for name, mean in means.items():
+        assert figures[name] == pytest.approx(float(mean))
+    meter.add(passes[0])
+    assert meter.read()["rtd_loss"] == pytest.approx(float(passes[0].rtd_loss)), "reading starts anew"

@@ -15,7 +15,8 @@ from nucel.objectives.electra import Electra
 from nucel.objectives.mlm import MaskedLM
 from nucel.pretraining.config import TrainConfig
 from nucel.pretraining.meter import Meter
-from nucel.pretraining.step import Guard, make_optimizer, train_step
+from nucel.pretraining.step import Batch, Guard, make_optimizer, train_step
+from nucel.runs.checkpoint import TrainState
 from nucel.runtime.device import Precision
 
 CPU = torch.device("cpu")
@@ -46,14 +47,12 @@ class Trainer:
     def __init__(self, kind=Electra, dtype=torch.float32, config=CONFIG):
         self.config, self.precision = config, Precision(CPU, dtype)
         self.model = kind(config.model).initialize(0)
-        self.optimizer, self.scaler = make_optimizer(self.model, config), self.precision.gradient_scaler()
-        self.meter, self.guard = Meter(CPU), Guard(CPU)
+        self.train_state = TrainState(self.model, make_optimizer(self.model, config), self.precision.gradient_scaler())
+        self.meter, self.guard = Meter(self.model), Guard(CPU)
 
-    def step(self, step, tokens=None, micro_batch=4):
-        train_step(
-            self.model, self.optimizer, self.scaler, self.precision, self.config,
-            batch(step) if tokens is None else tokens, step, micro_batch, self.meter, self.guard,
-        )  # fmt: skip
+    def step(self, step, micro_batch=4):
+        windows = Batch(step, batch(step), 4 * step + torch.arange(4))
+        train_step(self.train_state, windows, self.config, self.precision, micro_batch, self.meter, self.guard)
 
     def losses(self, steps):
         found = []
@@ -64,7 +63,7 @@ class Trainer:
         return torch.tensor(found)
 
     def state(self):
-        moments = [tensor for state in self.optimizer.state.values() for tensor in state.values()]
+        moments = [tensor for state in self.train_state.optimizer.state.values() for tensor in state.values()]
         return [x.clone() for x in (*self.model.parameters(), *moments)]
 
 
@@ -73,9 +72,10 @@ def test_one_network_after_the_other_gives_the_gradients_of_the_sum_bit_for_bit(
     rows = torch.arange(4)
     whole = pair(batch(), 0, rows)
     whole.loss.backward()
-    parts = other(batch(), 0, rows, backward=torch.Tensor.backward)
-    for name in ("loss", "generator_loss", "rtd_loss", "generator_logits", "rtd_logits"):
-        assert torch.equal(getattr(whole, name), getattr(parts, name)), name
+    for stage in other.stages(batch(), 0, rows):
+        stage.share.backward()
+    assert torch.equal(whole.loss, stage.loss)
+    assert torch.equal(whole.logits, stage.logits) and torch.equal(whole.proposed.logits, stage.proposed.logits)
     for expected, found in zip(pair.parameters(), other.parameters(), strict=True):
         assert torch.equal(expected.grad, found.grad)
 
@@ -140,7 +140,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(kind, dtype, w
 
 def test_the_scaler_leaves_finite_fp32_steps_as_they_are():
     trainer, plain = Trainer(), Trainer()
-    plain.scaler = torch.amp.GradScaler("cpu", enabled=False)
+    plain.train_state = plain.train_state._replace(scaler=torch.amp.GradScaler("cpu", enabled=False))
     for step in range(3):
         trainer.step(step)
         plain.step(step)
@@ -150,7 +150,7 @@ def test_the_scaler_leaves_finite_fp32_steps_as_they_are():
 def test_the_masked_lm_reads_the_pairs_masks_with_the_discriminators_encoder():
     pair, control = Electra(CONFIG.model).initialize(0), MaskedLM(CONFIG.model).initialize(0)
     rows = torch.arange(4)
-    assert torch.equal(pair(batch(), 3, rows).masked.positions, control(batch(), 3, rows).masked.positions)
+    assert torch.equal(pair(batch(), 3, rows).proposed.masked.positions, control(batch(), 3, rows).masked.positions)
     assert control.masked_lm.model.config == CONFIG.model.discriminator
 
     trainer = Trainer(MaskedLM, config=dataclasses.replace(CONFIG, objective="mlm"))

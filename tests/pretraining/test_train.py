@@ -25,9 +25,10 @@ from nucel.genome.fasta import Genome
 from nucel.objectives.electra import Electra
 from nucel.pretraining.config import PRESETS, Recipe, TrainConfig
 from nucel.pretraining.meter import Meter
-from nucel.pretraining.step import Guard, learning_rate, make_optimizer, train_step
-from nucel.pretraining.trainer import _describe, windows_of
+from nucel.pretraining.setup import describe, windows_of
+from nucel.pretraining.step import Batch, Guard, learning_rate, make_optimizer, train_step
 from nucel.runs import log
+from nucel.runs.checkpoint import TrainState
 from nucel.runs.directory import RunDirectory
 from nucel.runtime import files
 from nucel.runtime.device import Precision
@@ -182,11 +183,11 @@ def test_micro_batches_change_nothing_but_rounding():
         electra = Electra(config.model).initialize(0)
         precision = Precision(torch.device("cpu"), torch.float32)
         gradients = {}
-        optimizer = make_optimizer(electra, config)
+        state = TrainState(electra, make_optimizer(electra, config), precision.gradient_scaler())
         for name, parameter in electra.named_parameters():
             parameter.register_post_accumulate_grad_hook(lambda p, n=name, g=gradients: g.update({n: p.grad.clone()}))
-        meter, scaler, guard = Meter(precision.device), precision.gradient_scaler(), Guard(precision.device)
-        train_step(electra, optimizer, scaler, precision, config, tokens, 0, micro_batch, meter, guard)
+        meter, guard = Meter(electra), Guard(precision.device)
+        train_step(state, Batch(0, tokens, torch.arange(8)), config, precision, micro_batch, meter, guard)
         results.append((meter.read(), gradients))
     for figures, gradients in results[1:]:
         assert figures == pytest.approx(results[0][0], rel=1e-4, abs=1e-4)
@@ -214,11 +215,12 @@ def test_a_step_never_waits_for_the_device(dtype):
     config = PRESETS["debug"]()
     precision = Precision(torch.device("cpu"), dtype)
     electra = Electra(config.model).initialize(0)
-    optimizer, scaler, meter = make_optimizer(electra, config), precision.gradient_scaler(), Meter(precision.device)
-    tokens, guard = torch.randint(11, 15, (4, 64)).to(torch.uint8), Guard(precision.device)
+    state = TrainState(electra, make_optimizer(electra, config), precision.gradient_scaler())
+    tokens, meter, guard = torch.randint(11, 15, (4, 64)).to(torch.uint8), Meter(electra), Guard(precision.device)
     with NoHostSynchronisation():
         for step in range(2):
-            train_step(electra, optimizer, scaler, precision, config, tokens, step, 2, meter, guard)
+            batch = Batch(step, tokens, 4 * step + torch.arange(4))
+            train_step(state, batch, config, precision, 2, meter, guard)
         with pytest.raises(AssertionError, match="synchronises"):
             meter.read()
 
@@ -271,7 +273,7 @@ def test_a_demo_genome_is_whole_or_not_there(tmp_path, monkeypatch):
 
 
 def test_the_debug_preset_learns_the_demo_genome(tmp_path):
-    """A third of the README's first run: already better than blind, and than the genome's composition."""
+    """A third of the README's first run: already better than a constant guess, and than the genome's composition."""
     words = ["--steps", "150", "--validate-every", "150", "--out", str(tmp_path / "run")]
     result = subprocess.run(
         [sys.executable, "-m", "nucel.train", *words], capture_output=True, text=True, cwd=REPOSITORY, check=True
@@ -450,10 +452,22 @@ def test_a_recipe_is_described_field_by_field():
         paths, fingerprint, contigs, lengths = (Path("a.fa"),), "0", ("a",), np.array([9])
 
     config = replace(PRESETS["debug"](), dtype="auto")
-    setup = SimpleNamespace(genome=Opened, train_windows=(), held_windows=())
-    described = _describe(config, Precision(torch.device("cpu"), torch.float32), setup, "x").recipe
+    setup = SimpleNamespace(
+        genome=Opened, train_windows=(), held_windows=(), precision=Precision(torch.device("cpu"), torch.float32)
+    )
+    described = describe(config, setup, "x").recipe
     assert described.keys() == Recipe.__dataclass_fields__.keys()
     assert described["dtype"] == "fp32"
+
+
+def test_a_recipe_stored_by_an_earlier_version_has_the_same_keys():
+    """Runs made before this one must still resume: a key that is gone, new or renamed would be a difference."""
+    stored = (
+        "context window_bp overlap_bp max_unknown contigs keep_bed drop_bed max_masked masked_weight genome_weights "
+        "model objective hold_out hold_out_fraction reverse_complement steps batch_size lr betas adam_eps weight_decay "
+        "warmup_steps decay max_grad_norm dtype seed"
+    )
+    assert list(Recipe.__dataclass_fields__) == stored.split()
 
 
 def test_options_choose_the_windows(tmp_path):

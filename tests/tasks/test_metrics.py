@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nucel.pretraining.meter import RankedScores
+from nucel.objectives.metrics import RankedScores
 from nucel.tasks.metrics import classification, mean_and_deviation, regression, require_libraries
 
 pytest.importorskip("sklearn")

@@ -1,0 +1,130 @@
+"""How good a pair is: exact metrics for validation, and sums for training that never make a step wait.
+
+The class of interest is the replaced token: it is rare (about a tenth), so accuracy says little, and a constant guess
+already reaches a low cross-entropy. Hence AUROC, average precision, and the loss beside that of the constant guess.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .stages import Discriminated, Proposed
+
+BINS = 1024
+"""Of the histogram of sigmoid(logit), from which training's AUROC comes."""
+
+
+def constant_guess_cross_entropy(fraction: float) -> float:
+    """Binary cross-entropy in nats of the best constant guess where a fraction of the labels is 1."""
+    return -sum(p * math.log(p) for p in (fraction, 1 - fraction) if p > 0)
+
+
+class RankedScores:
+    """Scores with binary labels, sorted once, for AUROC and average precision under any weights.
+
+    Args:
+        scores: (N,), higher means more likely positive. Ties count one half.
+        positive: bool (N,).
+    """
+
+    def __init__(self, scores: Tensor, positive: Tensor):
+        ordered, self.order = scores.double().sort(descending=True)
+        self.positive = positive[self.order]
+        _, counts = ordered.unique_consecutive(return_counts=True)
+        self.group_ends = counts.cumsum(0) - 1
+
+    def _cumulative(self, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Weight of positives and of negatives ranked at or above each distinct score."""
+        if weights is None:
+            weights = torch.ones_like(self.order, dtype=torch.float64)
+        weights = weights.double()[self.order]
+        true = (weights * self.positive).cumsum(0)[self.group_ends]
+        false = (weights * ~self.positive).cumsum(0)[self.group_ends]
+        return true, false
+
+    def auroc(self, weights: Tensor | None = None) -> float:
+        """Chance that a positive outranks a negative; nan without one of either. weights (N,) count each score."""
+        true, false = self._cumulative(weights)
+        if len(true) == 0 or true[-1] == 0 or false[-1] == 0:
+            return math.nan
+        zero = true.new_zeros(1)
+        return float(torch.trapezoid(torch.cat((zero, true)), torch.cat((zero, false))) / (true[-1] * false[-1]))
+
+    def average_precision(self) -> float:
+        """Precision averaged over the recalled positives; nan without a positive."""
+        true, false = self._cumulative(None)
+        if len(true) == 0 or true[-1] == 0:
+            return math.nan
+        gained = torch.diff(true, prepend=true.new_zeros(1))
+        return float((gained * true / (true + false)).sum() / true[-1])
+
+
+def bootstrap_auroc(scores: Tensor, positive: Tensor, seed: int = 0, draws: int = 200) -> tuple[float, float]:
+    """95 % interval of the AUROC of scores (B, T) with labels positive, bool (B, T), by resampling whole rows.
+
+    Rows (windows) are the unit, since neighbouring positions are not independent.
+    """
+    ranked = RankedScores(scores.flatten(), positive.flatten())
+    windows, positions = scores.shape
+    generator = torch.Generator().manual_seed(seed)
+    values = []
+    for _ in range(draws):
+        picked = torch.randint(windows, (windows,), generator=generator)
+        weights = torch.bincount(picked, minlength=windows).to(scores.device)
+        values.append(ranked.auroc(weights.repeat_interleave(positions)))
+    low, high = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+    return float(low), float(high)
+
+
+def masked_sums(proposed: Proposed, loss: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses fp32 (2,) and counts int64 (3,) of the masked positions; no host synchronisation, no data-made shape.
+
+    Losses are those of windows and of masked positions; counts are right guesses, masked positions, windows.
+    """
+    masked = proposed.masked
+    windows, used = len(masked.tokens), masked.used.sum()
+    likeliest = (proposed.logits.argmax(-1) == masked.originals) & masked.used
+    losses = torch.stack([loss * windows, proposed.loss * used]).detach()
+    return losses, torch.stack([likeliest.sum(), used, used.new_tensor(windows)])
+
+
+def masked_metrics(losses: Tensor, counts: Tensor) -> dict[str, float]:
+    """Metrics of the masked positions, from totals of `masked_sums`."""
+    loss, generator_loss = losses.tolist()
+    likeliest, used, windows = counts.tolist()
+    return {
+        "loss": loss / windows,
+        "generator_loss": generator_loss / max(1, used),
+        "generator_accuracy": likeliest / max(1, used),
+    }
+
+
+def replaced_sums(last: Discriminated) -> tuple[Tensor, Tensor, Tensor]:
+    """RTD loss fp32 (), bases drawn right int64 (), and a histogram int64 (2 * BINS) of replaced, then original."""
+    masked, corrupted = last.proposed.masked, last.corrupted
+    sampled = (corrupted.tokens.gather(1, masked.positions) == masked.originals) & masked.used
+    bins = (last.logits.sigmoid().nan_to_num(0) * BINS).long().clamp(max=BINS - 1) + BINS * corrupted.original
+    histogram = torch.zeros(2 * BINS, dtype=torch.int64, device=bins.device)
+    histogram.index_add_(0, bins.flatten(), torch.ones_like(bins).flatten())
+    return (last.rtd_loss * len(masked.tokens)).detach(), sampled.sum(), histogram
+
+
+def replaced_metrics(histogram: Tensor) -> dict[str, float]:
+    """Metrics of replaced-token detection; the AUROC is exact up to ties within a bin, the others are exact.
+
+    0, from which recall and precision are counted, is a bin's edge.
+    """
+    replaced, original = histogram.cpu().view(2, BINS)
+    replaced_below, original_below = (int(counts[: BINS // 2].sum()) for counts in (replaced, original))
+    fraction = int(replaced.sum()) / int(histogram.sum())
+    ranked = RankedScores(-torch.arange(BINS).repeat(2), torch.arange(2 * BINS) < BINS)
+    return {
+        "rtd_blind": constant_guess_cross_entropy(fraction),
+        "rtd_auroc": ranked.auroc(torch.cat((replaced, original))),
+        "rtd_recall": replaced_below / max(1, int(replaced.sum())),
+        "rtd_precision": replaced_below / max(1, replaced_below + original_below),
+        "replaced_fraction": fraction,
+    }

@@ -1,0 +1,185 @@
+"""What a run is made of before its first step, and how it describes itself: to run.json, and to who watches."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from .. import kernels
+from ..genome import demo
+from ..genome.fasta import Genome
+from ..genome.sampler import WindowSampler
+from ..genome.windows import Windows
+from ..model.compiled import compile_blocks
+from ..model.config import EncoderConfig
+from ..objectives.electra import Electra
+from ..objectives.mlm import MaskedLM
+from ..runs.checkpoint import TrainState
+from ..runs.directory import GenomeDescription, RunDescription, RunDirectory, WindowCounts
+from ..runtime import environment
+from ..runtime.cli import console
+from ..runtime.device import DTYPES, Precision
+from ..runtime.distributed import World
+from ..runtime.errors import ConfigError
+from . import cost
+from .config import Recipe, TrainConfig
+from .step import make_optimizer
+from .validation import VALIDATION_SEED
+
+_OBJECTIVES = {"electra": Electra, "mlm": MaskedLM}
+
+
+class Setup(NamedTuple):
+    """What a run is made of before its first step."""
+
+    genome: Genome
+    train_windows: Windows
+    held_windows: Windows
+    sampler: WindowSampler
+    """This rank's rows."""
+    validation_sampler: WindowSampler
+    validation_windows: int
+    state: TrainState
+    precision: Precision
+    micro_batch: int
+    compiled: bool
+
+
+def open_genome(config: TrainConfig, run: RunDirectory) -> Genome:
+    if config.genome:
+        return Genome(config.genome)
+    path = run.demo_genome
+    if not path.exists():
+        console.print(f"No --genome given: generating a demo genome, {path}")
+        demo.write_demo_genome(path)
+    return Genome(path)
+
+
+def windows_of(config: TrainConfig, genome: Genome) -> tuple[Windows, Windows]:
+    """Windows to train on, and those held out."""
+    train, held = Windows.tile(genome, config).hold_out(config.hold_out, config.hold_out_fraction)
+    return train.weighted(config.genome_weights) if config.genome_weights else train, held
+
+
+def prepare(config: TrainConfig, precision: Precision, genome: Genome, ranks: World) -> Setup:
+    """Raises:
+    ConfigError: settings that do not fit the genome or the ranks.
+    """
+    rows, rest = divmod(config.batch_size, ranks.size)
+    if rest:
+        raise ConfigError(
+            f"--batch-size is over all ranks and must be a multiple of their number: got {config.batch_size} "
+            f"for {ranks.size} ranks"
+        )
+    if config.micro_batch and rows % config.micro_batch:
+        raise ConfigError(
+            f"each of {ranks.size} ranks has {rows} windows of the batch: give a --micro-batch that divides them, "
+            f"got {config.micro_batch}"
+        )
+    model = _OBJECTIVES[config.objective](config.model, context=config.context)
+    model = model.initialize(config.seed).to(precision.device)
+    compiled = config.compile == "on" or (config.compile == "auto" and precision.device.type == "cuda")
+    if compiled:
+        compile_blocks(model)
+    micro_batch = config.micro_batch or ranks.from_first(
+        cost.choose_micro_batch(
+            rows,
+            environment.free_memory(precision.device),
+            cost.window_bytes(config.model, config.context, precision.dtype, compiled),
+            sum(p.numel() for p in model.parameters()),
+        )
+    )
+    train_windows, held_windows = windows_of(config, genome)
+    validation_windows = min(config.validation_windows, len(held_windows))
+    sampler = WindowSampler(
+        train_windows,
+        context=config.context,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        rank=ranks.rank,
+        world_size=ranks.size,
+        reverse_complement=config.reverse_complement,
+        threads=config.threads,
+    )
+    validation_sampler = WindowSampler(
+        held_windows,
+        context=config.context,
+        batch_size=min(micro_batch, validation_windows),
+        seed=VALIDATION_SEED,
+        reverse_complement=False,
+        threads=config.threads,
+    )
+    return Setup(
+        genome, train_windows, held_windows, sampler, validation_sampler, validation_windows,
+        TrainState(model, make_optimizer(model, config), precision.gradient_scaler()), precision, micro_batch, compiled,
+    )  # fmt: skip
+
+
+def describe(config: TrainConfig, setup: Setup, command: str) -> RunDescription:
+    """What run.json holds: all that decides the result, and what it was made with."""
+    recipe = {field.name: getattr(config, field.name) for field in dataclasses.fields(Recipe)}
+    recipe["model"] = dataclasses.asdict(config.model)
+    # A region's file may change its content, and a path its meaning.
+    for bed in ("keep_bed", "drop_bed"):
+        if path := recipe[bed]:
+            recipe[bed] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    recipe["dtype"] = next(name for name, dtype in DTYPES.items() if dtype == setup.precision.dtype)
+    return RunDescription(
+        recipe=recipe,
+        genome=GenomeDescription(
+            files=[str(path) for path in setup.genome.paths],
+            fingerprint=setup.genome.fingerprint,
+            contigs=len(setup.genome.contigs),
+            length_bp=int(setup.genome.lengths.sum()),
+        ),
+        windows=WindowCounts(train=len(setup.train_windows), held_out=len(setup.held_windows)),
+        command=command,
+        versions=environment.versions(setup.precision.device),
+    )
+
+
+def banner(config: TrainConfig, setup: Setup, ranks: World, run: RunDirectory | None) -> None:
+    device, genome = setup.precision.device, setup.genome
+    if device.type == "cuda":
+        hardware = torch.cuda.get_device_name(device)
+    else:
+        hardware = f"{device.type}, {torch.get_num_threads()} threads"
+    if ranks.size > 1:
+        hardware = f"{ranks.size} ranks, each on {hardware}"
+    fused = kernels.fused_ops(device)
+    plain = [op for op in kernels.OPS if op not in fused]
+    paths = []
+    if fused:
+        paths.append(f"{device.type}'s own: {', '.join(fused)}")
+    if plain:
+        paths.append(f"PyTorch reference: {', '.join(plain)} (no fused kernel is registered for {device.type})")
+    paths.append("blocks compiled" if setup.compiled else "blocks not compiled")
+
+    def size(name: str, shape: EncoderConfig) -> str:
+        millions = sum(p.numel() for p in getattr(setup.state.model, name).parameters()) / 1e6
+        return f"{name.replace('_', ' ')} {shape.layers} x {shape.width} ({millions:.1f} M)"
+
+    shapes = {"generator": config.model.generator, "discriminator": config.model.discriminator}
+    if config.objective == "mlm":
+        shapes = {"masked_lm": config.model.discriminator}
+    accumulated = config.batch_size // ranks.size // setup.micro_batch
+    rows = {
+        "model": ", ".join(size(name, shape) for name, shape in shapes.items()),
+        "genome": f"{', '.join(str(p) for p in genome.paths)}: {len(genome.contigs)} contig(s), "
+        f"{genome.lengths.sum() / 1e6:.2f} Mb",
+        "windows": f"{len(setup.train_windows)} to train on, {len(setup.held_windows)} held out, of "
+        f"{config.window_bp} bp; an epoch is {setup.sampler.steps_per_epoch:.1f} steps",
+        "budget": f"{config.steps} steps of {config.batch_size} x {config.context} tokens, "
+        f"{config.steps / setup.sampler.steps_per_epoch:.1f} epochs",
+        "device": f"{hardware}, {str(setup.precision.dtype).removeprefix('torch.')}, micro-batch {setup.micro_batch}"
+        + (f", {accumulated} to a step" if accumulated > 1 else ""),
+        "kernels": "; ".join(paths),
+    }
+    if run is not None:
+        rows["run"] = str(run)
+    for name, text in rows.items():
+        console.print(f"  {name:8} {text}", soft_wrap=True, markup=False)
