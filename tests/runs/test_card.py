@@ -52,7 +52,7 @@ def test_the_lines_of_a_card_load_the_model(run, tmp_path, monkeypatch, place, w
     assert f"(1, 9, {width}): [CLS]" in theirs and hidden.shape == (1, 9, width)
     exec(with_head, namespace)
     if head == "logits":
-        assert "(1, 9, 1)" in with_head and namespace["logits"].shape == (1, 9, 1)
+        assert "(1, 9, 2)" in with_head and namespace["logits"].shape == (1, 9, 2)
     else:
         assert "(4,)" in with_head and namespace["probabilities"].sum() == pytest.approx(1)
     own: dict = {}
