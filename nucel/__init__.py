@@ -4,6 +4,7 @@ from .embed import embed  # the function hides the verb's package, which `python
 from .genome import Genome, Windows, WindowSampler
 from .genome.sequences import read_sequences
 from .inference.attention import attention_weights
+from .inference.embedding import embed_positions
 from .model.encoder import Encoder
 from .model.hub import load, load_classifier
 from .model.networks import Classifier
@@ -38,6 +39,7 @@ __all__ = [
     "attention_weights",
     "decode",
     "embed",
+    "embed_positions",
     "encode",
     "load",
     "load_classifier",

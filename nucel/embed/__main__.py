@@ -22,7 +22,7 @@ from ..inference.attention import attention_weights
 from ..inference.embedding import EmbedOptions, embeddings
 from ..model.hub import load
 from ..runtime import cli
-from ..runtime.cli import console
+from ..runtime.cli import console, note
 from ..runtime.device import DeviceOptions, choose_precision
 from ..runtime.errors import ConfigError
 
@@ -39,7 +39,7 @@ class EmbedConfig(EmbedOptions, InputOptions, DeviceOptions):
     """File to write; .npz, .parquet or .h5. What it held before is replaced when all is computed."""
     attention_layers: tuple[int, ...] = ()
     """Blocks, counted from 0, whose attention weights are written too: 4 * heads * T^2 bytes for each and each
-    sequence, computed one sequence at a time. Not with tiles or .parquet."""
+    sequence, computed one sequence at a time. Sequences longer than the context are refused; not with .parquet."""
 
 
 def embed_file(config: EmbedConfig) -> dict[str, Any]:
@@ -49,43 +49,48 @@ def embed_file(config: EmbedConfig) -> dict[str, Any]:
         ConfigError, InputError, GenomeError, HubError, OSError: bad input; nothing half-written is left.
     """
     export.require_format(config.out, bool(config.attention_layers))
-    if config.attention_layers and config.long == "tile":
-        raise ConfigError("attention weights are those of whole sequences: leave out --long tile")
     precision = choose_precision(config.device, config.dtype)
     encoder = load(config.model).to(precision.device)
     for layer in config.attention_layers:
         if not 0 <= layer < len(encoder.layers):
             raise ConfigError(f"attention layers must lie in [0, {len(encoder.layers)}), got {layer}")
-    found = read_sequences(config.input, config)
+    sequences = read_sequences(config.input, config)
     options = EmbedOptions(**{field.name: getattr(config, field.name) for field in dataclasses.fields(EmbedOptions)})
-    lengths = np.array([len(tokens) for tokens in found.tokens], np.int64)
+    if config.attention_layers:  # of whole sequences
+        options = dataclasses.replace(options, long="refuse")
+    lengths = np.array([len(tokens) for tokens in sequences.tokens], np.int64)
     contents = export.Contents(
-        names=found.names,
+        names=sequences.names,
         width=encoder.config.width,
         lengths=lengths if options.pooling == "none" else None,
         about={"model": str(config.model), "input": str(config.input), **dataclasses.asdict(options)}
         | ({"attention_layers": list(config.attention_layers)} if config.attention_layers else {}),
     )
     console.print(
-        f"{len(found)} sequences, {int(lengths.sum()):,} bases, on {precision.device}", soft_wrap=True, markup=False
+        f"{len(sequences)} sequences, {int(lengths.sum()):,} bases, on {precision.device}", soft_wrap=True, markup=False
     )
     started = time.perf_counter()
-    places = [f"{config.input}, {place}" for place in found.places]
+    room = (config.context or encoder.context or int(lengths.max())) - 1
+    if options.long == "tile" and (longer := int((lengths > room).sum())):
+        note(
+            f"{longer} sequences are longer than the {room} bases of the context and are read in tiles (--long refuse)"
+        )
+    where = [f"{config.input}, {line}" for line in sequences.where]
     with export.writing(config.out, contents) as sink:
-        for rows in embeddings(encoder, found.tokens, options, precision, places, progress="sequences"):
+        for rows in embeddings(encoder, sequences.tokens, options, precision, where, progress="sequences"):
             sink.embedding(rows)
         seconds = time.perf_counter() - started
         if config.attention_layers:
-            for number, tokens in enumerate(found.tokens):
+            for number, tokens in enumerate(sequences.tokens):
                 weights = attention_weights(encoder, tokens, config.attention_layers)
                 sink.attention(number, np.stack([weights[layer] for layer in config.attention_layers]))
     return {
-        "sequences": len(found),
+        "sequences": len(sequences),
         "bases": int(lengths.sum()),
         "width": encoder.config.width,
         "pooling": options.pooling,
         "seconds": round(seconds, 3),
-        "sequences_per_s": round(len(found) / seconds, 1),
+        "sequences_per_s": round(len(sequences) / seconds, 1),
         "device": str(precision.device),
         "out": str(config.out),
     }

@@ -48,14 +48,14 @@ class Sequences:
         source: the file.
         names: n names, not necessarily distinct.
         tokens: n arrays uint8 (length,) of token ids, without [CLS]; none is empty.
-        places: where each stands in the file, for messages: "line 7", "record 'x'".
+        where: where each stands in the file, for messages: "line 7", "record 'x'".
         columns: a table's columns by name, n cells each; empty for other files.
     """
 
     source: Path
     names: list[str]
     tokens: list[np.ndarray]
-    places: list[str]
+    where: list[str]
     columns: dict[str, list[str]]
 
     def __len__(self) -> int:
@@ -79,10 +79,10 @@ class Sequences:
         Raises:
             InputError: names the first of them.
         """
-        for tokens, place in zip(self.tokens, self.places, strict=True):
+        for tokens, line in zip(self.tokens, self.where, strict=True):
             if len(tokens) > context - 1:
                 raise InputError(
-                    f"{self.source}, {place}: {len(tokens)} bases are more than the context of {context} tokens holds, "
+                    f"{self.source}, {line}: {len(tokens)} bases are more than the context of {context} tokens holds, "
                     f"[CLS] and {context - 1} bases; --context raises the limit"
                 )
 
@@ -90,11 +90,11 @@ class Sequences:
         """The sequences of these rows, in this order."""
         chosen = rows.tolist()
         columns = {name: [cells[i] for i in chosen] for name, cells in self.columns.items()}
-        names, tokens, places = ([values[i] for i in chosen] for values in (self.names, self.tokens, self.places))
-        return Sequences(self.source, names, tokens, places, columns)
+        names, tokens, where = ([values[i] for i in chosen] for values in (self.names, self.tokens, self.where))
+        return Sequences(self.source, names, tokens, where, columns)
 
 
-def parse_bases(text: str, place: str) -> np.ndarray:
+def parse_bases(text: str, where: str) -> np.ndarray:
     """Token ids of a sequence, uint8 (length,), without [CLS].
 
     Raises:
@@ -102,17 +102,17 @@ def parse_bases(text: str, place: str) -> np.ndarray:
     """
     text = text.strip()
     if not text:
-        raise InputError(f"{place}: the sequence is empty")
+        raise InputError(f"{where}: the sequence is empty")
     if not _ALLOWED.issuperset(text):
         i, character = next((i, c) for i, c in enumerate(text) if c not in _ALLOWED)
         raise InputError(
-            f"{place}: {character!r} at position {i + 1} is not a nucleotide code; allowed are {' '.join(_LETTERS)} "
+            f"{where}: {character!r} at position {i + 1} is not a nucleotide code; allowed are {' '.join(_LETTERS)} "
             f"in either case and - . * ? (all but A, C, G, T, U are read as unknown)"
         )
     return nucleotide.encode(text)
 
 
-def read_sequences(path: Path, options: InputOptions | None = None) -> Sequences:
+def read_sequences(path: str | Path, options: InputOptions | None = None) -> Sequences:
     """The sequences of a file: BED where its name says so, FASTA where its text begins with ">", else a table.
 
     Raises:
@@ -120,7 +120,7 @@ def read_sequences(path: Path, options: InputOptions | None = None) -> Sequences
         GenomeError: a FASTA or a BED file that is not right.
         OSError: it cannot be read.
     """
-    options = options or InputOptions()
+    path, options = Path(path), options or InputOptions()
     if path.name.removesuffix(".gz").endswith(".bed"):
         return _read_bed(path, options.genome)
     if options.genome is not None:
@@ -157,24 +157,24 @@ def _read_bed(path: Path, fasta: Path | None) -> Sequences:
     if fasta is None:
         raise InputError(f"{path} has regions but no sequences; give the FASTA they are of with --genome")
     genome = Genome(fasta)
-    names, tokens, places = [], [], []
+    names, tokens, where = [], [], []
     for region in read_regions(path):
         region.require_inside(genome, path)
-        place = f"line {region.line}"
+        line = f"line {region.line}"
         if region.start_bp == region.end_bp:
-            raise InputError(f"{path}, {place}: the region is empty")
+            raise InputError(f"{path}, {line}: the region is empty")
         if region.strand not in "+-.":
             raise InputError(
-                f"{path}, {place}: the strand must be + or - or . (which reads as +), got {region.strand!r}"
+                f"{path}, {line}: the strand must be + or - or . (which reads as +), got {region.strand!r}"
             )
         strand = region.strand.replace(".", "+")
         at = f"{region.contig}:{region.start_bp}-{region.end_bp}({strand})"
         names.append(at if region.name in ("", ".") else region.name)
         tokens.append(genome.fetch(region.contig, region.start_bp, region.end_bp, strand))
-        places.append(place)
+        where.append(line)
     if not names:
         raise InputError(f"{path} has no regions")
-    return Sequences(path, names, tokens, places, {})
+    return Sequences(path, names, tokens, where, {})
 
 
 def _columns_there(columns: Iterable[str]) -> str:
@@ -206,12 +206,12 @@ def _read_table(path: Path, options: InputOptions) -> Sequences:
     if not cells:
         raise InputError(f"{path} has a header but no rows")
     columns = {name: list(column) for name, column in zip(header, zip(*cells, strict=True), strict=True)}
-    places = [f"line {line}" for line in lines]
+    where = [f"line {line}" for line in lines]
     sequences = columns[options.sequence_column]
-    tokens = [parse_bases(text, f"{path}, {place}") for text, place in zip(sequences, places, strict=True)]
+    tokens = [parse_bases(text, f"{path}, {line}") for text, line in zip(sequences, where, strict=True)]
     name_column = options.name_column or next((name for name in _NAME_COLUMNS if name in columns), None)
     names = columns[name_column] if name_column else [str(i) for i in range(1, len(cells) + 1)]
-    return Sequences(path, names, tokens, places, columns)
+    return Sequences(path, names, tokens, where, columns)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:

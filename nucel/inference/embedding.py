@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from ..genome.sequences import parse_bases
 from ..model.encoder import Encoder
+from ..model.hub import load
 from ..runtime.device import Precision, choose_precision
 from ..runtime.errors import ConfigError, InputError
 from ..tokenizers import nucleotide
@@ -39,9 +41,10 @@ class EmbedOptions:
     """Sequences of a batch; by default as many as make 16,384 tokens."""
     context: int | None = None
     """Longest sequence in tokens, [CLS] and bases; by default that of the windows which the model was trained on."""
-    long: Literal["refuse", "tile"] = "refuse"
-    """What becomes of longer sequences: an error, or tiles of the context's length. A base's hidden state is then that
-    of the tile whose ends are farther from it, the mean is one over all bases, and [CLS] the mean of the tiles'."""
+    long: Literal["tile", "refuse"] = "tile"
+    """How to handle sequences longer than the context: tiles of its length, or an error. With tiles, a base's hidden
+    state is that of the tile whose ends are farther from it, the mean is over all bases, and [CLS] is the mean of the
+    tiles'."""
     overlap_bp: int | None = None
     """Bases that neighbouring tiles share at least; by default a quarter of the context."""
 
@@ -93,7 +96,7 @@ def _tiles(length: int, room: int, overlap: int) -> list[tuple[int, int, int, in
 
 
 def _pieces(
-    encoder: Encoder, tokens: Sequence[np.ndarray], options: EmbedOptions, places: Sequence[str]
+    encoder: Encoder, tokens: Sequence[np.ndarray], options: EmbedOptions, where: Sequence[str]
 ) -> list[_Piece]:
     """The pieces of all sequences, in order: a sequence's tiles on its strand, then on the other one."""
     context = options.context or encoder.context
@@ -103,8 +106,8 @@ def _pieces(
     if longest > room and options.long == "refuse":
         i = next(i for i, sequence in enumerate(tokens) if len(sequence) > room)
         raise InputError(
-            f"{places[i]}: {len(tokens[i])} bases are more than the context of {context} tokens holds, [CLS] and "
-            f"{room} bases; --long tile cuts such sequences up, --context raises the limit"
+            f"{where[i]}: {len(tokens[i])} bases are more than the context of {context} tokens holds, [CLS] and "
+            f"{room} bases; --long tile reads such sequences in tiles, --context raises the limit"
         )
     if longest > room and overlap >= room:
         raise ConfigError(f"overlap_bp must be below the {room} bases of a tile, got {overlap}")
@@ -127,7 +130,7 @@ def embeddings(
     tokens: Sequence[np.ndarray],
     options: EmbedOptions,
     precision: Precision,
-    places: Sequence[str] | None = None,
+    where: Sequence[str] | None = None,
     progress: str | None = None,
 ) -> Iterator[np.ndarray]:
     """What `embed` returns, one sequence after the other, in their order.
@@ -135,18 +138,18 @@ def embeddings(
     Args:
         encoder: on the precision's device.
         tokens: n arrays uint8 (length,), without [CLS]; none is empty.
-        places: n names for error messages.
+        where: n names for error messages.
 
     Yields:
         n arrays float32: (C,), or (length, C) without pooling.
 
     Raises:
         InputError: a sequence is longer than the context, and tiles were not asked for.
-        ValueError, ConfigError: a layer or an overlap that there cannot be.
+        ValueError, ConfigError: an invalid layer or overlap.
     """
     if not len(tokens):
         return
-    pieces = _pieces(encoder, tokens, options, places or [f"sequence {i + 1}" for i in range(len(tokens))])
+    pieces = _pieces(encoder, tokens, options, where or [f"sequence {i + 1}" for i in range(len(tokens))])
     kept = torch.tensor([(p.kept().start, p.kept().stop) for p in pieces], device=precision.device)
 
     def pooled(batch: Batch) -> Tensor:
@@ -186,57 +189,75 @@ def _joined(held: list[tuple[_Piece, np.ndarray]], pooling: str, length: int) ->
 
 
 def embed(
-    encoder: Encoder,
+    encoder: Encoder | str | Path,
     sequences: Sequence[str | np.ndarray],
-    pooling: Literal["mean", "cls", "none"] = "mean",
-    layer: int = -1,
-    reverse_complement: Literal["none", "mean"] = "none",
-    batch_size: int | None = None,
-    context: int | None = None,
-    long: Literal["refuse", "tile"] = "refuse",
-    overlap_bp: int | None = None,
+    *,
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     progress: bool = False,
-) -> np.ndarray | list[np.ndarray]:
-    """Embeddings of sequences by an encoder, on the encoder's device. The options are those of `EmbedOptions`.
+    **options: Any,
+) -> np.ndarray:
+    """One vector for each sequence, computed on the encoder's device.
 
     Args:
-        encoder: as `nucel.load` gives it.
+        encoder: as `nucel.load` gives it, or the directory that it reads.
         sequences: n of them, as text or as token ids (length,) without [CLS].
         dtype: compute precision; auto is bf16 on a GPU and fp32 on a CPU.
         progress: show a bar on stderr.
+        options: those of `EmbedOptions`.
 
     Returns:
-        float32 (n, C); without pooling, which leaves each sequence its own length, a list of n arrays (length, C).
+        float32 (n, C).
 
     Raises:
-        InputError: one string in place of a list, an empty sequence, a letter that is not a nucleotide code, or a
-                sequence longer than the context.
-        ConfigError, ValueError: an option that cannot be.
+        InputError: one string in place of a list, an empty sequence, a letter that is not a nucleotide code, or, with
+            long="refuse", a sequence longer than the context.
+        ConfigError, ValueError: an option has a value that is not allowed.
     """
+    chosen = EmbedOptions(**options)
+    if chosen.pooling == "none":
+        raise ConfigError("embed gives one vector for each sequence; embed_positions gives one for each base")
+    network = _network(encoder)
+    rows = _rows(network, sequences, chosen, dtype, progress)
+    return np.stack(rows) if rows else np.empty((0, network.config.width), np.float32)
+
+
+def embed_positions(
+    encoder: Encoder | str | Path,
+    sequences: Sequence[str | np.ndarray],
+    *,
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    progress: bool = False,
+    **options: Any,
+) -> list[np.ndarray]:
+    """One vector for each base of each sequence: n arrays float32 (length, C).
+
+    Arguments and errors are those of `embed`; there is no pooling.
+    """
+    if "pooling" in options:
+        raise ConfigError("embed_positions does not pool; embed does")
+    return _rows(_network(encoder), sequences, EmbedOptions(pooling="none", **options), dtype, progress)
+
+
+def _network(encoder: Encoder | str | Path) -> Encoder:
+    return encoder if isinstance(encoder, Encoder) else load(encoder)
+
+
+def _rows(
+    encoder: Encoder, sequences: Sequence[str | np.ndarray], options: EmbedOptions, dtype: str, progress: bool
+) -> list[np.ndarray]:
+    """Each sequence's embedding, (C,) or (length, C)."""
     if isinstance(sequences, str):
         raise InputError("sequences must be a list of sequences, got one string; give [sequence]")
-    options = EmbedOptions(
-        pooling=pooling,
-        layer=layer,
-        reverse_complement=reverse_complement,
-        batch_size=batch_size,
-        context=context,
-        long=long,
-        overlap_bp=overlap_bp,
-    )
     tokens = [token_ids(sequence, f"sequence {i}") for i, sequence in enumerate(sequences, start=1)]
     precision = choose_precision(str(encoder.final_norm.weight.device), dtype)
-    rows = list(embeddings(encoder, tokens, options, precision, progress="sequences" if progress else None))
-    if pooling == "none":
-        return rows
-    return np.stack(rows) if rows else np.empty((0, encoder.config.width), np.float32)
+    return list(embeddings(encoder, tokens, options, precision, progress="sequences" if progress else None))
 
 
-def token_ids(sequence: str | np.ndarray, place: str) -> np.ndarray:
+def token_ids(sequence: str | np.ndarray, where: str) -> np.ndarray:
+    """Token ids uint8 (length,) of a sequence, checked; `where` names it in errors."""
     if isinstance(sequence, str):
-        return parse_bases(sequence, place)
+        return parse_bases(sequence, where)
     ids = np.asarray(sequence)
     if ids.ndim != 1 or not ids.size or ids.min() < 0 or ids.max() >= len(nucleotide.TOKENS):
-        raise InputError(f"{place}: token ids must be (length,) in [0, {len(nucleotide.TOKENS)}), not empty")
+        raise InputError(f"{where}: token ids must be (length,) in [0, {len(nucleotide.TOKENS)}), not empty")
     return ids.astype(np.uint8)

@@ -128,18 +128,19 @@ def targets_of(table: Sequences, column: str, labels: tuple[str, ...] | None) ->
     """
     number = {label: i for i, label in enumerate(labels)} if labels is not None else None
     targets = []
-    for cell, place in zip(table.column(column), table.places, strict=True):
+    for cell, line in zip(table.column(column), table.where, strict=True):
         text = cell.strip()
         if number is not None:
             if text not in number:
+                classes = ", ".join(number)
                 raise InputError(
-                    f"{table.source}, {place}: label {text[:30]!r} is none of the trained classes: {', '.join(number)}"
+                    f"{table.source}, {line}: label {text[:30]!r} is not one of the trained classes: {classes}"
                 )
             targets.append(number[text])
         else:
             value = _number(text)
             if value is None:
-                raise InputError(f"{table.source}, {place}: {text[:30]!r} is no number to predict")
+                raise InputError(f"{table.source}, {line}: {text[:30]!r} is not a number")
             targets.append(value)
     return np.array(targets, np.float64 if number is None else np.int64)
 
@@ -162,7 +163,7 @@ def _classes(table: Sequences, column: str) -> tuple[str, ...]:
     """The distinct labels of a table, whole numbers in their order, else by the alphabet."""
     cells = [cell.strip() for cell in table.column(column)]
     if "" in cells:
-        raise InputError(f"{table.source}, {table.places[cells.index('')]}: the label is empty")
+        raise InputError(f"{table.source}, {table.where[cells.index('')]}: the label is empty")
     found = set(cells)
     if len(found) < 2:
         raise InputError(f"{table.source}: every row has the label {cells[0][:30]!r}; a task needs two classes or more")
@@ -218,16 +219,16 @@ def find_tasks(folders: tuple[Path, ...]) -> dict[str, tuple[Path, Path, Path]]:
     for folder in folders:
         if not folder.is_dir():
             raise ConfigError(f"{folder} is not a folder of tasks")
-        for place in sorted({folder, *(path for path in folder.rglob("*") if path.is_dir())}):
-            found = {part: [place / (part + s) for s in _SUFFIXES if (place / (part + s)).is_file()] for part in _PARTS}
+        for task in sorted({folder, *(path for path in folder.rglob("*") if path.is_dir())}):
+            found = {part: [task / (part + s) for s in _SUFFIXES if (task / (part + s)).is_file()] for part in _PARTS}
             if not any(found.values()):
                 continue
-            name = place.relative_to(folder).as_posix() if place != folder else folder.resolve().name
+            name = task.relative_to(folder).as_posix() if task != folder else folder.resolve().name
             for part, paths in found.items():
                 if len(paths) != 1:
-                    raise ConfigError(f"{place} must hold one table {part} ({', '.join(_SUFFIXES)}), has {len(paths)}")
+                    raise ConfigError(f"{task} must hold one table {part} ({', '.join(_SUFFIXES)}), has {len(paths)}")
             if name in tasks:
-                raise ConfigError(f"two tasks are named {name}: {tasks[name][0].parent} and {place}")
+                raise ConfigError(f"two tasks are named {name}: {tasks[name][0].parent} and {task}")
             tasks[name] = tuple(found[part][0] for part in _PARTS)
     if not tasks:
         raise ConfigError(f"no folder below {', '.join(map(str, folders))} holds tables train, dev and test")

@@ -53,7 +53,7 @@ def test_tables_are_read_alike(tmp_path, name, content):
 
 def test_places_are_lines(tmp_path):
     found = read_sequences(write(tmp_path / "t.csv", "label,sequence\n\n1,ACGT\n\n0,AC\n"))
-    assert found.places == ["line 3", "line 5"]
+    assert found.where == ["line 3", "line 5"]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_missing_name_column_is_refused(tmp_path):
 
 def test_taking_rows_takes_everything_of_them(tmp_path):
     found = read_sequences(write(tmp_path / "t.csv", "id,sequence\na,AC\nb,GT\nc,TT\n")).take(np.array([2, 0]))
-    assert (found.names, texts(found), found.places) == (["c", "a"], ["TT", "AC"], ["line 4", "line 2"])
+    assert (found.names, texts(found), found.where) == (["c", "a"], ["TT", "AC"], ["line 4", "line 2"])
     assert found.columns == {"id": ["c", "a"], "sequence": ["TT", "AC"]}
 
 
@@ -138,7 +138,7 @@ FASTA = ">one first\nACGT\nAC\n>two\nnnAU\n"
 def test_fasta_is_read(tmp_path, name):
     found = read_sequences(write(tmp_path / name, FASTA))
     assert found.names == ["one", "two"] and texts(found) == ["ACGTAC", "NNAT"]
-    assert found.places == ["record 'one'", "record 'two'"] and not found.columns
+    assert found.where == ["record 'one'", "record 'two'"] and not found.columns
     with pytest.raises(InputError, match="is not a CSV or TSV, so it has no columns; 'label' was asked for"):
         found.column("label")
 
@@ -175,7 +175,7 @@ def test_regions_are_read_in_their_order_and_direction(tmp_path, name):
     found = read_bed(tmp_path, bed, name)
     assert found.names == ["last", "first", "c1:1-4(+)", "c1:0-2(+)", "crlf"]
     assert texts(found) == ["TTT", "GGT", "ACC", "AA", "GGTT"]
-    assert found.places == [f"line {i}" for i in (3, 4, 5, 6, 7)]
+    assert found.where == [f"line {i}" for i in (3, 4, 5, 6, 7)]
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,11 @@ def test_files_hold_what_the_function_gives(embed, model, ending, pooling):
     names, found, about = read(path)
     assert names == list(SEQUENCES)
     assert about["pooling"] == pooling and about["layer"] == 1 and about["model"] == str(model)
-    expected = nucel.embed(nucel.load(model), list(SEQUENCES.values()), pooling=pooling, layer=1)
+    texts = list(SEQUENCES.values())
+    if pooling == "none":
+        expected = nucel.embed_positions(model, texts, layer=1)
+    else:
+        expected = nucel.embed(model, texts, pooling=pooling, layer=1)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one, other)
     assert not list(path.parent.glob("*.tmp"))
@@ -133,13 +137,16 @@ def test_attention_weights_are_written_on_request(embed, model):
 def test_long_sequences_are_refused_or_tiled(embed, tmp_path):
     source = tmp_path / "long.csv"
     source.write_text(f"sequence\n{'ACGT' * 8}\n{'ACGT' * 9}\n")
-    code, _, path, stderr = embed(source=source)
+    code, _, path, stderr = embed("--long", "refuse", source=source)
     assert code == 2 and not path.exists()
     assert "long.csv, line 3: 36 bases are more than the context of 33 tokens holds" in stderr
     assert "--long tile" in stderr
-    assert embed("--context", 37, source=source)[0] == 0
-    assert embed("--long", "tile", source=source)[0] == 0
-    code, _, _, stderr = embed("--long", "tile", "--overlap-bp", 32, source=source)
+    code, _, _, stderr = embed("--context", 37, source=source)
+    assert code == 0 and "tiles" not in stderr
+    code, _, _, stderr = embed(source=source)
+    assert code == 0 and "1 sequences are longer than the 32 bases of the context and are read in tiles" in stderr
+    assert embed("--attention-layers", 0, source=source)[0] == 2
+    code, _, _, stderr = embed("--overlap-bp", 32, source=source)
     assert code == 2 and "overlap_bp must be below the 32 bases of a tile, got 32" in stderr
 
 
@@ -150,7 +157,6 @@ def test_long_sequences_are_refused_or_tiled(embed, tmp_path):
         (("--layer", 9), "e.npz", r"layer must lie in [-3, 2] for an encoder of 2 blocks, got 9"),
         (("--attention-layers", 2), "e.npz", "attention layers must lie in [0, 2), got 2"),
         (("--attention-layers", 0), "e.parquet", "attention weights do not fit a table"),
-        (("--attention-layers", 0, "--long", "tile"), "e.npz", "leave out --long tile"),
         (("--device", "abacus"), "e.npz", "--device abacus cannot be used"),
         (("--sequence-column", "x", "--genome", "g.fa"), "e.npz", "--genome is for BED files"),
     ],
@@ -250,6 +256,13 @@ def test_lower_precision_comes_close():
 def test_an_encoder_of_unknown_context_takes_any_length():
     assert tiny_encoder().context is None
     assert nucel.embed(tiny_encoder(), ["ACGT" * 500]).shape == (1, 32)
+
+
+def test_each_function_gives_one_kind_of_result():
+    with pytest.raises(ConfigError, match="embed_positions gives one for each base"):
+        nucel.embed(tiny_encoder(), ["ACGT"], pooling="none")
+    with pytest.raises(ConfigError, match="embed_positions does not pool"):
+        nucel.embed_positions(tiny_encoder(), ["ACGT"], pooling="mean")
 
 
 def test_one_string_is_not_taken_for_a_list_of_bases():

@@ -27,8 +27,10 @@ sequences = st.lists(st.text("ACGTN", min_size=1, max_size=40), min_size=1, max_
 poolings = st.sampled_from(["mean", "cls"])
 
 
-def alone(sequence: str, **options) -> np.ndarray:
-    return nucel.embed(ENCODER, [sequence], **options)[0]
+def alone(sequence: str, pooling: str = "mean", **options) -> np.ndarray:
+    if pooling == "none":
+        return nucel.embed_positions(ENCODER, [sequence], **options)[0]
+    return nucel.embed(ENCODER, [sequence], pooling=pooling, **options)[0]
 
 
 @settings(max_examples=25, deadline=None)
@@ -47,7 +49,7 @@ def test_a_sequence_s_embedding_is_its_own(given_sequences, pooling, layer, stra
 @settings(max_examples=15, deadline=None)
 @given(sequences)
 def test_pooling_is_of_the_bases_hidden_states(given_sequences):
-    each = nucel.embed(ENCODER, given_sequences, pooling="none")
+    each = nucel.embed_positions(ENCODER, given_sequences)
     assert [found.shape for found in each] == [(len(s), 32) for s in given_sequences]
     mean = nucel.embed(ENCODER, given_sequences)
     np.testing.assert_allclose(mean, [found.mean(0, dtype=np.float64) for found in each], **EXACT)

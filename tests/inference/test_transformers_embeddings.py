@@ -55,9 +55,7 @@ def test_embeddings_agree_in_every_layer(directory, theirs, layer):
     bases[:, 0] = False
     mean = (hidden * bases[..., None]).sum(1) / bases.sum(1, keepdims=True)
     np.testing.assert_allclose(nucel.embed(encoder, SEQUENCES, layer=layer), mean, **close)
-    for ours, row, real in zip(
-        nucel.embed(encoder, SEQUENCES, pooling="none", layer=layer), hidden, bases, strict=True
-    ):
+    for ours, row, real in zip(nucel.embed_positions(encoder, SEQUENCES, layer=layer), hidden, bases, strict=True):
         np.testing.assert_allclose(ours, row[real], **close)
 
 
@@ -150,12 +148,12 @@ def test_a_linear_head_is_a_linear_layer_on_the_normalized_cls():
 
 def test_what_transformers_fine_tuned_is_loaded(directory, tmp_path):
     """As its own defaults write it: no id2label, a dense head, [CLS]."""
-    config = transformers.AutoConfig.from_pretrained(directory, num_labels=2)
+    config = transformers.AutoConfig.from_pretrained(directory, num_labels=3)
     transformers.ModernBertForSequenceClassification(config).save_pretrained(tmp_path / "theirs")
     (tmp_path / "theirs" / "tokenizer.json").write_bytes((directory / "tokenizer.json").read_bytes())
     (tmp_path / "theirs" / "tokenizer_config.json").write_bytes((directory / "tokenizer_config.json").read_bytes())
     network = nucel.load_classifier(tmp_path / "theirs")
-    assert network.labels == ("LABEL_0", "LABEL_1") and network.pooling == "cls" and not network.head.linear
+    assert network.labels == ("LABEL_0", "LABEL_1", "LABEL_2") and network.pooling == "cls" and not network.head.linear
     expected, _ = their_logits(tmp_path / "theirs", SEQUENCES)
     torch.testing.assert_close(our_logits(network, SEQUENCES), expected, rtol=1e-4, atol=1e-5)
 

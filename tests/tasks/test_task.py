@@ -94,13 +94,17 @@ def test_a_part_of_the_training_table_is_the_same_each_time(read):
 @pytest.mark.parametrize(
     ("tables", "options", "message"),
     [
-        ({"dev": [("ACGT", 0), ("ACGT", 2)]}, {}, r"dev\.csv, line 3: label '2' is none of the trained classes: 0, 1"),
-        ({"test": [("ACGT", "")]}, {}, r"test\.csv, line 2: label '' is none of the trained classes"),
+        (
+            {"dev": [("ACGT", 0), ("ACGT", 2)]},
+            {},
+            r"dev\.csv, line 3: label '2' is not one of the trained classes: 0, 1",
+        ),
+        ({"test": [("ACGT", "")]}, {}, r"test\.csv, line 2: label '' is not one of the trained classes"),
         ({"train": [("ACGT", 1), ("ACGG", "")]}, {}, r"train\.csv, line 3: the label is empty"),
         ({"train": [("ACGT", 1), ("ACGG", 1)]}, {}, r"train\.csv: every row has the label '1'; a task needs two"),
         ({"train": [("ACGT", i) for i in range(9)]}, {}, r"9 different labels in 9 rows are too many.*regression"),
-        ({"train": [("ACGT", "x")]}, {"kind": "regression"}, r"train\.csv, line 2: 'x' is no number to predict"),
-        ({"dev": [("ACGT", 1), ("A", "nan")]}, {"kind": "regression"}, r"dev\.csv, line 3: 'nan' is no number"),
+        ({"train": [("ACGT", "x")]}, {"kind": "regression"}, r"train\.csv, line 2: 'x' is not a number"),
+        ({"dev": [("ACGT", 1), ("A", "nan")]}, {"kind": "regression"}, r"dev\.csv, line 3: 'nan' is not a number"),
         ({"train": [("A", 2), ("C", 2)]}, {"kind": "regression"}, r"train\.csv: all numbers to predict are 2\.0"),
         ({"dev": [("ACGT", 1), ("", 0)]}, {}, r"dev\.csv, line 3: the sequence is empty"),
         ({"dev": [("AC!T", 1)]}, {}, r"dev\.csv, line 2: '!' at position 3 is not a nucleotide code"),

@@ -197,7 +197,7 @@ def test_bad_input_leaves_no_directory(finetune, task, model, tmp_path):
     bad = write_table(tmp_path / "bad.csv", [("ACGT", 0), ("ACGT", 7)])
     long = write_table(tmp_path / "long.csv", [("ACGT", 0), ("ACGT" * 16, 1)])
     for changes, message in (
-        ({"tables": {**task, "dev": bad}}, "bad.csv, line 3: label '7' is none of the trained classes: 0, 1"),
+        ({"tables": {**task, "dev": bad}}, "bad.csv, line 3: label '7' is not one of the trained classes: 0, 1"),
         ({"tables": {**task, "test": long}}, "long.csv, line 3: 64 bases are more than the context of 64 tokens"),
         ({"tables": {**task, "train": tmp_path / "none.csv"}}, "none.csv"),
         ({"model": tmp_path / "nothing"}, "holds no config.json"),
@@ -232,7 +232,7 @@ def test_a_loss_that_explodes_is_reported(finetune):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--label-column", "label"), "line 2: label '9' is none of the trained classes: a, b, c"),
+        (("--label-column", "label"), "line 2: label '9' is not one of the trained classes: a, b, c"),
         (("--label-column", "truth"), "has no column 'truth'"),
         (("--context", 5), "line 2: 8 bases are more than the context of 5 tokens"),
     ],
