@@ -21,7 +21,7 @@ def attention_weights(encoder: Encoder, sequence: str | np.ndarray, layers: Coll
     block that is asked for (64 MiB for 16 heads and 1024 tokens), and twice that while it is computed.
 
     Raises:
-        InputError: an empty sequence or a letter that is no nucleotide.
+        InputError: an empty sequence or a letter that is not a nucleotide code.
         ValueError: there is no such block.
     """
     device = encoder.final_norm.weight.device

@@ -146,7 +146,7 @@ def fit(
         show: is told the step, the number of steps, and how it goes.
 
     Raises:
-        TrainingError: the loss is no finite number.
+        TrainingError: the loss is not finite.
     """
     device = precision.device
     mean, deviation = _standard(task)

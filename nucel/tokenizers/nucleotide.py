@@ -45,7 +45,7 @@ ENCODE.flags.writeable = COMPLEMENT.flags.writeable = False
 
 
 def encode(sequence: str | bytes) -> np.ndarray:
-    """Token ids of a sequence, uint8 (length,), without [CLS]. A letter that is no base becomes [UNK]."""
+    """Token ids of a sequence, uint8 (length,), without [CLS]. A letter that is not a base becomes [UNK]."""
     raw = sequence.encode("ascii", errors="replace") if isinstance(sequence, str) else sequence
     return ENCODE[np.frombuffer(raw, np.uint8)]
 

@@ -181,7 +181,7 @@ def change_config(folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["ModernBertForMaskedLM"]}, "is no fine-tuned model but ModernBertForMaskedLM"),
+        ({"architectures": ["ModernBertForMaskedLM"]}, "is not a fine-tuned model"),
         ({"classifier_pooling": "max"}, "classifier_pooling must be 'cls' or 'mean', got 'max'"),
         ({"classifier_activation": "relu"}, "classifier_activation must be 'gelu' or 'linear', got 'relu'"),
         ({"problem_type": "multi_label_classification"}, "'multi_label_classification' with 3 outputs"),
