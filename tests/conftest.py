@@ -15,6 +15,12 @@ from hypothesis import settings
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
+# Workers of pytest-xdist share the CPUs: if each, and each process that it starts, had as many threads as there are
+# CPUs, they would mostly wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 settings.register_profile("quick", max_examples=40, deadline=None)
 settings.register_profile("ci", max_examples=100, deadline=None)
 settings.register_profile("nightly", max_examples=1000, deadline=None)
