@@ -1,12 +1,17 @@
-"""Compressed FASTA files become plain ones, once: decompressed beside them or in a cache, whole or not at all."""
+"""Compressed FASTA files become plain ones, once: decompressed beside them or in a cache, whole or not at all.
+
+A copy is ``<name>.<digest of the compressed bytes>.nucel.fa``, so that none is taken for a copy of other bytes.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import gzip
 import hashlib
 import os
+import re
 import shutil
 import struct
 import tempfile
@@ -25,6 +30,7 @@ from ..runtime.cli import note
 from ..runtime.errors import GenomeError
 
 COPY_SUFFIX = ".nucel.fa"
+_DIGITS = 12
 _PIECE_BYTES = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 _OTHER_MAGIC = {
@@ -88,10 +94,29 @@ def _is_writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK)
 
 
+def is_copy_of(file: Path, source: Path) -> bool:
+    """Whether a file has the name of a decompressed copy that stands beside `source`."""
+    beside = re.escape(str(source)) + rf"\.[0-9a-f]{{{_DIGITS}}}" + re.escape(COPY_SUFFIX)
+    return re.fullmatch(beside, str(file)) is not None
+
+
 def _in_cache(source: Path, cache: Path) -> Path:
     """A name in the cache folder that no file of the same name in another folder shares."""
     where = hashlib.sha256(os.fsencode(os.path.abspath(source))).hexdigest()[:12]
-    return cache / f"{where}-{source.name}{COPY_SUFFIX}"
+    return cache / f"{where}-{source.name}"
+
+
+def _digest(source: Path) -> str:
+    """SHA-256 of a compressed file, shortened.
+
+    A file can change without a change of its size or time, and gzip's own checksums do not tell: each block of a bgzip
+    file has one of its own, and the last block is always the same. CRC-32 would not do either: it is the same for all
+    that ends with its own CRC-32.
+    """
+    digest = hashlib.sha256()
+    for piece in read_in_pieces(source):
+        digest.update(piece)
+    return digest.hexdigest()[:_DIGITS]
 
 
 @contextlib.contextmanager
@@ -114,15 +139,16 @@ def _private(path: str, flags: int) -> int:
 
 
 def plain_copy(source: Path, cache: Path) -> Path:
-    """The decompressed copy of a gzip or bgzip file. It is current while it has its source's time of change.
+    """The decompressed copy of a gzip or bgzip file, which is made where there is none of these very bytes.
 
     Processes that start at once may each make it: each writes a file of its own, and the last to finish puts an equal
     one, with the same time, in the place of the others'. Who has mapped one of those keeps reading it.
     """
     before = source.stat()
-    beside, cached = source.with_name(source.name + COPY_SUFFIX), _in_cache(source, cache)
+    suffix = f".{_digest(source)}{COPY_SUFFIX}"
+    beside, cached = (path.with_name(path.name + suffix) for path in (source, _in_cache(source, cache)))
     for copy in (beside, cached):
-        if copy.exists() and copy.stat().st_mtime_ns == before.st_mtime_ns:
+        if copy.exists():
             return copy
     _require_beginning(source, _gunzip(source))
     _require_end(source, before.st_size)
@@ -139,7 +165,16 @@ def plain_copy(source: Path, cache: Path) -> Path:
             raise GenomeError(f"{source} changed while it was decompressed; start again when it is complete")
         file.flush()
         os.utime(file.fileno(), ns=(before.st_mtime_ns, before.st_mtime_ns))
+    _remove_outdated(target, suffix)
     return target
+
+
+def _remove_outdated(target: Path, suffix: str) -> None:
+    """Remove the copies of what the source was before it changed."""
+    name = target.name.removesuffix(suffix)
+    for copy in target.parent.glob(f"{glob.escape(name)}.*{COPY_SUFFIX}"):
+        if copy != target and is_copy_of(copy, target.with_name(name)):
+            copy.unlink(missing_ok=True)
 
 
 def _gunzip(source: Path, show_progress: bool = False) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from ..runtime.cli import note
 from ..runtime.environment import available_cpus
 from ..runtime.errors import GenomeError
 from ..tokenizers import nucleotide
-from .decompress import COPY_SUFFIX, default_cache, is_gzip, plain_copy, read_in_pieces, wrong_block_index
+from .decompress import COPY_SUFFIX, default_cache, is_copy_of, is_gzip, plain_copy, read_in_pieces, wrong_block_index
 
 FORWARD = nucleotide.ENCODE
 REVERSE = nucleotide.COMPLEMENT[nucleotide.ENCODE]
@@ -36,9 +36,9 @@ class Genome:
     """The contigs of one or several FASTA files, readable at any place by any number of threads.
 
     A file is plain text, or gzip or bgzip, which the first bytes tell, not the name. Compressed files are decompressed
-    once into ``<name>.nucel.fa`` beside them, or in the cache folder where their folder cannot be written to. Opening
-    reads every byte once: it finds the records, checks them and counts the letters. No index is needed, written or
-    believed. What is read and what is refused is in docs/fasta.md.
+    once into ``<name>.<digest>.nucel.fa`` beside them, or in the cache folder where their folder cannot be written to.
+    Opening reads every byte once: it finds the records, checks them and counts the letters. No index is needed, written
+    or believed. What is read and what is refused is in docs/fasta.md.
 
     The files must not be changed while the object lives. If they are, whatever reads them raises OSError.
 
@@ -72,7 +72,7 @@ class Genome:
         cache = default_cache() if cache_dir is None else Path(cache_dir)
         found = [(i, file) for i, path in enumerate(self.paths) for file in _fasta_files(path)]
         for _, file in found:
-            if file.name.endswith(COPY_SUFFIX) and file.with_name(file.name.removesuffix(COPY_SUFFIX)) in self.paths:
+            if any(is_copy_of(file, path) for path in self.paths):
                 raise GenomeError(f"{file} is the decompressed copy of another file that is given too; leave it out")
         opened = [_open_fasta(file, cache) for _, file in found]
         self.files = tuple(file for _, file in found)
