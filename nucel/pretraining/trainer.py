@@ -76,7 +76,7 @@ def open_genome(config: TrainConfig, run: RunDirectory) -> Genome:
         return Genome(config.genome)
     path = run.demo_genome
     if not path.exists():
-        console.print(f"No --genome given: generating a demo genome, {path}")
+        console.print(f"No --genome given: generating a demo genome, {path}", markup=False)
         demo.write_demo_genome(path)
     return Genome(path)
 

@@ -901,3 +901,13 @@ def test_the_survey_refuses_with_a_reason(tmp_path, capsys):
     assert survey_main([str(write(tmp_path / "a.fa", FASTA)), "--overlap-bp", "-1"]) == 2
     errors = capsys.readouterr().err
     assert "no such FASTA file" in errors and "at least one FASTA file" in errors and "overlap_bp must lie" in errors
+
+
+@pytest.mark.parametrize("by_contig", [[], ["--by-contig"]])
+def test_the_survey_prints_names_as_they_are(tmp_path, capsys, by_contig):
+    """Names that rich would read as a style or as the end of one."""
+    path = write(tmp_path / "[red]x[bold].fa", f">[green]c[bold]\n{SEQUENCE}\n>e[/bold]\n{SEQUENCE}\n")
+    assert survey_main([str(path), "--context", "41", "--window-bp", "50", "--overlap-bp", "0", *by_contig]) == 0
+    text = capsys.readouterr().out
+    for name in ["[green]c[bold]", "e[/bold]"] if by_contig else ["[red]x[bold].fa"]:
+        assert f" {name} " in text
