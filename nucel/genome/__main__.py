@@ -43,7 +43,7 @@ class Survey(WindowOptions):
 def survey(options: Survey) -> Table:
     """The table; its last row is the sum of the others."""
     started = time.perf_counter()
-    genome = Genome(options.genome)
+    genome = Genome(options.genome, copy_beside=False)
     seconds = time.perf_counter() - started
     windows = Windows.choose(genome, options)
     if options.genome_weights:

@@ -17,7 +17,7 @@ from ..runtime.cli import note
 from ..runtime.environment import available_cpus
 from ..runtime.errors import GenomeError
 from ..tokenizers import nucleotide
-from .decompress import COPY_SUFFIX, default_cache, is_copy_of, is_gzip, plain_copy, read_in_pieces, wrong_block_index
+from .decompress import COPY_SUFFIX, default_cache, is_copy_of, plain_files, read_in_pieces, wrong_block_index
 
 FORWARD = nucleotide.ENCODE
 REVERSE = nucleotide.COMPLEMENT[nucleotide.ENCODE]
@@ -46,6 +46,7 @@ class Genome:
         paths: one path or several, of files or of folders, which stand for the FASTA files in them, in the order of
             their names. Contigs are numbered through.
         cache_dir: in place of ``$XDG_CACHE_HOME/nucel`` or ``~/.cache/nucel``.
+        copy_beside: False puts new decompressed copies into the cache folder in any case.
 
     Attributes:
         paths: as given.
@@ -64,7 +65,12 @@ class Genome:
         OSError: it cannot be read, or its decompressed copy cannot be written.
     """
 
-    def __init__(self, paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], cache_dir: Path | None = None):
+    def __init__(
+        self,
+        paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        cache_dir: Path | None = None,
+        copy_beside: bool = True,
+    ):
         listed = [paths] if isinstance(paths, str | os.PathLike) else paths
         self.paths = tuple(Path(path) for path in listed)
         if not self.paths:
@@ -74,8 +80,8 @@ class Genome:
         for _, file in found:
             if any(is_copy_of(file, path) for path in self.paths):
                 raise GenomeError(f"{file} is the decompressed copy of another file that is given too; leave it out")
-        opened = [_open_fasta(file, cache) for _, file in found]
         self.files = tuple(file for _, file in found)
+        opened = list(map(_open_fasta, self.files, plain_files(self.files, cache, copy_beside)))
         self.contigs: tuple[str, ...] = _distinct_names(opened)
         self._number = {name: i for i, name in enumerate(self.contigs)}
         self._opened = opened
@@ -190,8 +196,7 @@ class _OpenFasta:
     native: _nucel.Fasta
 
 
-def _open_fasta(source: Path, cache: Path) -> _OpenFasta:
-    fasta = plain_copy(source, cache) if is_gzip(source) else source
+def _open_fasta(source: Path, fasta: Path) -> _OpenFasta:
     # The reader looks at this path again whenever it has read, also after a change of directory.
     path = os.fsencode(os.path.abspath(fasta))
     try:

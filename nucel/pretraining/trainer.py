@@ -73,7 +73,7 @@ def _require_unused(run: RunDirectory, advice: str) -> None:
 
 def open_genome(config: TrainConfig, run: RunDirectory) -> Genome:
     if config.genome:
-        return Genome(config.genome)
+        return Genome(config.genome, copy_beside=not config.dry_run)
     path = run.demo_genome
     if not path.exists():
         console.print(f"No --genome given: generating a demo genome, {path}", markup=False)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import hashlib
 import os
+import signal
+import subprocess
+import sys
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -809,8 +815,8 @@ def test_a_source_that_grows_while_it_is_decompressed_is_refused(tmp_path, monke
     path = write(tmp_path / "a.fa.gz", gzip.compress(FASTA.encode()))
     gunzip = decompress._gunzip
 
-    def slow(source, show_progress=False):
-        yield from gunzip(source, show_progress)
+    def slow(source, *show):
+        yield from gunzip(source, *show)
         with open(source, "ab") as file:
             file.write(gzip.compress(b">more\nACGT\n"))
 
@@ -821,10 +827,83 @@ def test_a_source_that_grows_while_it_is_decompressed_is_refused(tmp_path, monke
     assert os.listdir(tmp_path) == ["a.fa.gz"]
 
 
-def test_progress_is_shown_on_long_files(tmp_path, monkeypatch, capsys):
+def test_progress_of_long_files_is_one_bar(tmp_path, monkeypatch):
     monkeypatch.setattr(decompress, "_LONG_BYTES", 0)
-    Genome(write(tmp_path / "a.fa.gz", gzip.compress(FASTA.encode())))
-    assert "decompressing" in capsys.readouterr().err.split("once")[1]
+    bars, shown = [], []
+
+    @contextlib.contextmanager
+    def progress_bar():
+        bars.append(1)
+        yield lambda completed, total, text: shown.append((completed, total, text))
+
+    monkeypatch.setattr(decompress.cli, "progress_bar", progress_bar)
+    for name in "abc":
+        write(tmp_path / f"{name}.fa.gz", gzip.compress(f">{name}\n{'ACGT' * (1 << 18)}\n".encode(), 0))
+    Genome(tmp_path)
+    assert len(bars) == 1
+    assert [text for _, _, text in shown] == [f"MiB, decompressing {name}.fa.gz" for name in "abc"]
+    completed, totals, _ = zip(*shown, strict=True)
+    assert set(totals) == {3} and list(completed) == sorted(completed) and 1 <= completed[-1] <= 3
+    Genome(tmp_path)
+    assert len(bars) == 1
+
+
+STUCK = """
+import sys, time
+from nucel.genome import Genome, decompress
+
+def stuck(source, *show):
+    yield b">a\\n"
+    time.sleep(100)
+
+decompress._gunzip = stuck
+Genome(sys.argv[1])
+"""
+
+
+@contextlib.contextmanager
+def decompressing(path: Path) -> Iterator[subprocess.Popen]:
+    """A process that has begun to decompress a file, and goes no further."""
+    with subprocess.Popen([sys.executable, "-c", STUCK, path], cwd=Path(__file__).parents[2]) as child:
+        try:
+            while not list(path.parent.glob(".nucel-*.tmp")):
+                assert child.poll() is None
+                time.sleep(0.05)
+            time.sleep(0.2)
+            yield child
+        finally:
+            child.kill()
+
+
+def test_what_a_killed_process_left_goes_at_the_next_opening(tmp_path):
+    path = write(tmp_path / "a.fa.gz", gzip.compress(FASTA.encode()))
+    with decompressing(path) as child:
+        # It is alive: what it writes stays.
+        assert bases(Genome(path), "one") == SEQUENCE
+        assert len(list(tmp_path.glob(".nucel-*.tmp"))) == 1
+        child.kill()
+        child.wait()
+    assert len(list(tmp_path.glob(".nucel-*.tmp"))) == 1
+    assert bases(Genome(path), "one") == SEQUENCE
+    assert sorted(tmp_path.iterdir()) == sorted([path, copy_of(path)])
+
+
+def test_a_terminated_process_leaves_nothing(tmp_path):
+    path = write(tmp_path / "a.fa.gz", gzip.compress(FASTA.encode()))
+    with decompressing(path) as child:
+        child.terminate()
+        assert child.wait() == 128 + signal.SIGTERM
+    assert os.listdir(tmp_path) == ["a.fa.gz"]
+
+
+def test_the_survey_writes_nothing_beside_the_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    path = write(tmp_path / "data" / "a.fa.gz", gzip.compress(FASTA.encode()))
+    for notes in (1, 0):
+        assert survey_main([str(path), "--context", "41", "--window-bp", "50", "--overlap-bp", "0"]) == 0
+        assert os.listdir(tmp_path / "data") == ["a.fa.gz"]
+        assert capsys.readouterr().err.count("decompressing") == notes
 
 
 def test_a_copy_beside_its_source_is_not_read_twice(tmp_path):
