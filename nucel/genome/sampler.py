@@ -10,7 +10,7 @@ import numpy as np
 from ..runtime.environment import available_cpus
 from ..tokenizers import nucleotide
 from .fasta import FORWARD, REVERSE
-from .windows import Windows, require_seed
+from .windows import Windows, require_integers, require_seed
 
 
 class WindowBatch(NamedTuple):
@@ -69,6 +69,9 @@ class WindowSampler:
         reverse_complement: bool = True,
         threads: int | None = None,
     ):
+        require_integers(
+            context=context, batch_size=batch_size, rank=rank, world_size=world_size, threads=threads
+        )
         if not len(windows):
             raise ValueError("there are no windows to draw from")
         if not 1 <= context - 1 <= windows.window_bp:
@@ -104,6 +107,7 @@ class WindowSampler:
             ValueError: a negative step, or one whose rows can no longer be counted with 63 bits.
             OSError: a file of the genome was changed, cut short, replaced or removed.
         """
+        require_integers(step=step)
         if not 0 <= step < (1 << 63) // self.batch_size - 1:
             raise ValueError(f"step must lie in [0, 2**63 / batch_size), got {step}")
         return WindowBatch(*self._native.rows(step * self.batch_size + self._first_row, self.rows, self._threads))

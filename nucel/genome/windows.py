@@ -61,6 +61,7 @@ class Windows:
     weight: np.ndarray | None = None
 
     def __post_init__(self) -> None:
+        require_integers(window_bp=self.window_bp)
         if self.window_bp < 1:
             raise ValueError(f"window_bp must be at least 1, got {self.window_bp}")
         contig = np.array(self.contig, np.int32)
@@ -116,6 +117,7 @@ class Windows:
             ValueError: a bad argument.
             GenomeError: no window is left, or a BED file is not right.
         """
+        require_integers(window_bp=window_bp, overlap_bp=overlap_bp)
         if window_bp < 1:
             raise ValueError(f"window_bp must be at least 1, got {window_bp}")
         if not 0 <= overlap_bp < window_bp:
@@ -285,6 +287,18 @@ def _choose_blocks(n: int, fraction: float, seed: int) -> np.ndarray:
     return positions[positions < n][:wanted]
 
 
+def require_integers(**values: int | None) -> None:
+    """Refuse what Python or NumPy would cut to an integer, or fail on later; None is let through.
+
+    Raises:
+        ValueError: the first of the values that is not an integer.
+    """
+    for name, value in values.items():
+        if value is not None and not isinstance(value, int | np.integer):
+            raise ValueError(f"{name} must be an integer, got {value!r}")
+
+
 def require_seed(seed: int) -> None:
+    require_integers(seed=seed)
     if not 0 <= seed < 1 << 64:
         raise ValueError(f"seed must lie in [0, 2**64), got {seed}")

@@ -463,6 +463,8 @@ def test_tile_drops_windows_with_too_many_unknown_bases(tmp_path):
         ({"window_bp": 0}, "window_bp must be at least 1, got 0"),
         ({"window_bp": 10, "overlap_bp": 10}, r"overlap_bp must lie in \[0, window_bp\) = \[0, 10\), got 10"),
         ({"overlap_bp": -1}, "overlap_bp must lie"),
+        ({"window_bp": 10.5}, "window_bp must be an integer, got 10.5"),
+        ({"overlap_bp": 0.0}, "overlap_bp must be an integer, got 0.0"),
         ({"max_unknown": 1.5}, "max_unknown is a share"),
         ({"max_unknown": float("nan")}, "max_unknown is a share"),
         ({"contigs": ["three"]}, "no contig 'three'"),
@@ -557,6 +559,12 @@ def test_hold_out_refusals(three_contigs):
         ({"batch_size": 0}, "at least world_size"),
         ({"threads": 0}, "threads must be at least 1"),
         ({"seed": 1 << 64}, "seed must lie"),
+        ({"context": 64.0}, "context must be an integer, got 64.0"),
+        ({"batch_size": 8.0}, "batch_size must be an integer, got 8.0"),
+        ({"rank": 0.0}, "rank must be an integer, got 0.0"),
+        ({"world_size": "1"}, "world_size must be an integer, got '1'"),
+        ({"threads": 1.5}, "threads must be an integer, got 1.5"),
+        ({"seed": 1.0}, "seed must be an integer, got 1.0"),
     ],
 )
 def test_sampler_refuses_bad_arguments(three_contigs, arguments, message):
@@ -571,6 +579,9 @@ def test_sampler_refuses_empty_windows_and_impossible_steps(three_contigs):
     for step in (-1, 1 << 60):
         with pytest.raises(ValueError, match="step must lie"):
             sampler.batch(step)
+    with pytest.raises(ValueError, match=r"step must be an integer, got 1\.0"):
+        sampler.batch(1.0)
+    assert (sampler.batch(np.int64(1)).tokens == sampler.batch(1).tokens).all()
 
 
 def test_batch_shapes_and_types(three_contigs):
