@@ -6,7 +6,7 @@ import functools
 import hashlib
 import os
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,9 @@ class Genome:
 
     The files must not be changed while the object lives. If they are, whatever reads them raises OSError.
 
+    ``len(genome)`` is the number of contigs, and iteration gives their names. A pickled genome is its paths, made
+    absolute, and its fingerprint: unpickling opens the files, and raises GenomeError where their content is another.
+
     Args:
         paths: one path or several, of files or of folders, which stand for the FASTA files in them, in the order of
             their names. Contigs are numbered through.
@@ -76,6 +79,7 @@ class Genome:
         if not self.paths:
             raise ValueError("no FASTA file was given")
         cache = default_cache() if cache_dir is None else Path(cache_dir)
+        self._copies = (cache.absolute(), copy_beside)
         found = [(i, file) for i, path in enumerate(self.paths) for file in _fasta_files(path)]
         for _, file in found:
             if any(is_copy_of(file, path) for path in self.paths):
@@ -102,6 +106,15 @@ class Genome:
     def __repr__(self) -> str:
         files = ", ".join(path.name for path in self.paths)
         return f"Genome({files}: {len(self.contigs)} contigs, {int(self.lengths.sum()):,} bp)"
+
+    def __len__(self) -> int:
+        return len(self.contigs)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.contigs)
+
+    def __reduce__(self) -> tuple[Callable[..., Genome], tuple[object, ...]]:
+        return _reopen, ([path.absolute() for path in self.paths], *self._copies, self.fingerprint)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -149,6 +162,14 @@ class Genome:
             raise ValueError(f"strand must be '+' or '-', got {strand!r}")
         reverse = strand == "-"
         return self._native.fetch(number, start_bp, end, REVERSE if reverse else FORWARD, reverse)
+
+
+def _reopen(paths: Sequence[Path], cache_dir: Path, copy_beside: bool, fingerprint: str) -> Genome:
+    """A pickled genome."""
+    genome = Genome(paths, cache_dir, copy_beside)
+    if genome.fingerprint != fingerprint:
+        raise GenomeError(f"{genome} is not what was pickled: the content of its files has changed since")
+    return genome
 
 
 def _distinct_names(files: Sequence[_OpenFasta]) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import _nucel
@@ -40,6 +42,19 @@ class WindowSampler:
     If the windows have weights, those of one weight form a group. Of the rows of an epoch, about as many as there are
     windows, each group has a fixed number, in proportion to the sum of its weights and at least one, scattered over the
     epoch; through them it shows its windows in passes of its own, each window once a pass.
+
+    Iteration gives the batches of the steps 0, 1, 2, ... and does not end. A sampler can be pickled, as its windows and
+    their genome can. For PyTorch, the data set is the range of the steps, which any number of workers may share::
+
+        steps = range(first, last)
+        for batch in DataLoader(steps, batch_size=None, collate_fn=sampler.batch, num_workers=4):
+            tokens = torch.from_numpy(batch.tokens)  # uint8 (rows, context)
+
+    or, without workers, where an IterableDataset is wanted::
+
+        class Batches(IterableDataset):
+            def __iter__(self):
+                return iter(sampler)
 
     Args:
         windows: what to draw from, n of them.
@@ -95,10 +110,17 @@ class WindowSampler:
         self._first_row = rank * batch_size // world_size
         self.rows = (rank + 1) * batch_size // world_size - self._first_row
         self._threads = available_cpus() if threads is None else threads
+        self._arguments = (windows, context, batch_size, seed, rank, world_size, reverse_complement, threads)
         self._native = _nucel.Sampler(
             windows.genome._native, windows.contig[order], windows.start_bp[order], groups, windows.window_bp, context,
             seed, reverse_complement, FORWARD, REVERSE, nucleotide.CLS,
         )  # fmt: skip
+
+    def __iter__(self) -> Iterator[WindowBatch]:
+        return map(self.batch, itertools.count())
+
+    def __reduce__(self) -> tuple[type[WindowSampler], tuple[object, ...]]:
+        return WindowSampler, self._arguments
 
     def batch(self, step: int) -> WindowBatch:
         """This rank's rows of a step, in new arrays.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import _nucel
@@ -46,6 +46,9 @@ class WindowOptions:
 class Windows:
     """Stretches of one length on the contigs of a genome.
 
+    ``len(windows)`` is N, and iteration gives (name of the contig, start_bp, end_bp) of each. They can be pickled, as
+    their genome can.
+
     Attributes:
         genome: what they are windows of.
         window_bp: bases of each window.
@@ -85,6 +88,14 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.contig)
+
+    def __iter__(self) -> Iterator[tuple[str, int, int]]:
+        for contig, start_bp in zip(self.contig.tolist(), self.start_bp.tolist(), strict=True):
+            yield self.genome.contigs[contig], start_bp, start_bp + self.window_bp
+
+    def __reduce__(self) -> tuple[type[Windows], tuple[object, ...]]:
+        # By way of the constructor, which makes the arrays read-only again.
+        return Windows, (self.genome, self.window_bp, self.contig, self.start_bp, self.weight)
 
     @classmethod
     def tile(

@@ -7,6 +7,7 @@ import errno
 import gzip
 import hashlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pysam
 import pytest
+from torch.utils.data import DataLoader
 
 from nucel.genome import GenomeError, decompress
 from nucel.genome.__main__ import main as survey_main
@@ -634,6 +636,58 @@ def test_four_threads_at_once_get_what_one_gets(three_contigs):
         thread.join()
     assert len(together) == 160
     assert all((tokens == alone[step]).all() for (_, step), tokens in together.items())
+
+
+# As Python objects.
+
+
+def test_genome_and_windows_are_collections(tmp_path):
+    genome = Genome(write(tmp_path / "a.fa", FASTA))
+    assert len(genome) == 2 and list(genome) == ["one", "two"]
+    windows = Windows.tile(genome, 200, 50)
+    assert list(windows) == [("one", 0, 200), ("one", 150, 350), ("one", 300, 500)] and len(windows) == 3
+
+
+def test_a_sampler_gives_its_batches_in_turn(three_contigs):
+    sampler = WindowSampler(three_contigs, context=64, batch_size=8, seed=3)
+    for step, batch in zip(range(5), sampler, strict=False):
+        assert (batch.tokens == sampler.batch(step).tokens).all()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_pickles_read_the_same_bases(tmp_path, monkeypatch, packed):
+    content = FASTA.encode()
+    write(tmp_path / "a.fa", gzip.compress(content) if packed else content)
+    monkeypatch.chdir(tmp_path)
+    windows = Windows.tile(Genome("a.fa"), 100, 20).weighted([2.0])
+    sampler = WindowSampler(windows, 64, 8, seed=5, rank=1, world_size=2, reverse_complement=False, threads=1)
+    pickled = pickle.dumps(sampler)
+    assert len(pickled) < 2000
+    monkeypatch.chdir("/")
+    copy = pickle.loads(pickled)
+    assert all((a == b).all() for a, b in zip(copy.batch(7), sampler.batch(7), strict=True))
+    assert copy.rows == 4 and copy.steps_per_epoch == sampler.steps_per_epoch
+    assert copy.windows.genome.contigs == ("one", "two") and not copy.windows.start_bp.flags.writeable
+    assert (copy.windows.weight == windows.weight).all()
+
+
+def test_a_pickle_of_other_bases_is_refused(tmp_path):
+    path = write(tmp_path / "a.fa", ">a\nACGT\n")
+    pickled = pickle.dumps(Genome(path))
+    write(path, ">a\nACGA\n")
+    with pytest.raises(GenomeError, match="content of its files has changed"):
+        pickle.loads(pickled)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_data_loader_workers_share_the_steps(three_contigs, start):
+    sampler = WindowSampler(three_contigs, context=64, batch_size=8, threads=1)
+    loader = DataLoader(
+        range(3, 9), batch_size=None, collate_fn=sampler.batch, num_workers=2, multiprocessing_context=start
+    )
+    rows = [batch.tokens for batch in loader]
+    assert len(rows) == 6
+    assert all((tokens == sampler.batch(step).tokens).all() for step, tokens in enumerate(rows, start=3))
 
 
 # Which windows, and how often.
