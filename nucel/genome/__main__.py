@@ -17,6 +17,7 @@ import tyro
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..runtime import cli
 from ..runtime.errors import GenomeError
@@ -42,7 +43,7 @@ class Survey(WindowOptions):
 def survey(options: Survey) -> Table:
     """The table; its last row is the sum of the others."""
     started = time.perf_counter()
-    genome = Genome(options.genome)
+    genome = Genome(options.genome, copy_beside=False)
     seconds = time.perf_counter() - started
     windows = Windows.tile(genome, options)
     if options.genome_weights:
@@ -87,7 +88,7 @@ def survey(options: Survey) -> Table:
             table.add_section()
         contigs, bases, gc, unknown, masked, count, share = row
         table.add_row(
-            name, f"{int(contigs):,}", f"{int(bases):,}", _share(gc, bases - unknown), _share(unknown, bases),
+            Text(name), f"{int(contigs):,}", f"{int(bases):,}", _share(gc, bases - unknown), _share(unknown, bases),
             _share(masked, bases), f"{int(count):,}", _share(share, 1),
         )  # fmt: skip
     return table

@@ -1,30 +1,43 @@
-"""Compressed FASTA files become plain ones, once: decompressed beside them or in a cache, whole or not at all."""
+"""Compressed FASTA files become plain ones, once: decompressed beside them or in a cache, whole or not at all.
+
+A copy is ``<name>.<digest of the compressed bytes>.nucel.fa``, so that none is taken for a copy of other bytes.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import gzip
 import hashlib
+import itertools
 import os
+import re
 import shutil
+import signal
 import struct
 import tempfile
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from types import FrameType
+from typing import IO, NoReturn
 
 from isal import igzip as _reader
 from isal.isal_zlib import error as _reader_error
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..runtime import files
+from ..runtime import cli, files
 from ..runtime.cli import note
 from ..runtime.errors import GenomeError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 COPY_SUFFIX = ".nucel.fa"
+_DIGITS = 12
 _PIECE_BYTES = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 _OTHER_MAGIC = {
@@ -88,10 +101,29 @@ def _is_writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK)
 
 
+def is_copy_of(file: Path, source: Path) -> bool:
+    """Whether a file has the name of a decompressed copy that stands beside `source`."""
+    beside = re.escape(str(source)) + rf"\.[0-9a-f]{{{_DIGITS}}}" + re.escape(COPY_SUFFIX)
+    return re.fullmatch(beside, str(file)) is not None
+
+
 def _in_cache(source: Path, cache: Path) -> Path:
     """A name in the cache folder that no file of the same name in another folder shares."""
     where = hashlib.sha256(os.fsencode(os.path.abspath(source))).hexdigest()[:12]
-    return cache / f"{where}-{source.name}{COPY_SUFFIX}"
+    return cache / f"{where}-{source.name}"
+
+
+def _digest(source: Path) -> str:
+    """SHA-256 of a compressed file, shortened.
+
+    A file can change without a change of its size or time, and gzip's own checksums do not tell: each block of a bgzip
+    file has one of its own, and the last block is always the same. CRC-32 would not do either: it is the same for all
+    that ends with its own CRC-32.
+    """
+    digest = hashlib.sha256()
+    for piece in read_in_pieces(source):
+        digest.update(piece)
+    return digest.hexdigest()[:_DIGITS]
 
 
 @contextlib.contextmanager
@@ -99,64 +131,158 @@ def _replacing(target: Path, like: Path) -> Iterator[IO[bytes]]:
     """A file to write, as readable to others as ``like``, that becomes ``target`` when complete or leaves no trace."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with files.replacing(target) as temporary:
-            with open(temporary, "xb", opener=_private) as file:
-                yield file
+        # The lock is held until the file has its name: without it, others take it for a dead process's.
+        with contextlib.ExitStack() as open_files, _exit_on_sigterm(), files.replacing(target) as temporary:
+            file = open_files.enter_context(_create_locked(temporary))
+            yield file
+            file.flush()
             shutil.copymode(like, temporary)
     except OSError as error:
         reason = f"could not be written ({error.strerror or error}); nothing is left of it"
         raise OSError(error.errno, reason, str(target)) from error
 
 
-def _private(path: str, flags: int) -> int:
-    """Open a file that nobody else may read until it has its source's permissions."""
-    return os.open(path, flags, 0o600)
+@contextlib.contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM, which ends a process at once unless somebody handles it, clean up as an exception does."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def plain_copy(source: Path, cache: Path) -> Path:
-    """The decompressed copy of a gzip or bgzip file. It is current while it has its source's time of change.
+def _create_locked(path: Path) -> IO[bytes]:
+    """Create a file that nobody else may read until it has its source's permissions, and lock it while it is open."""
+    while True:
+        file = open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))  # noqa: SIM115
+        _lock(file, wait=True)
+        if path.exists():
+            return file
+        # Before it was locked, another process took it for a dead one's and removed it.
+        file.close()
+
+
+def _lock(file: IO[bytes], wait: bool) -> bool:
+    """Lock a file until it is closed or its process ends, however that ends; False where that cannot be done."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:  # another process holds the lock, or the file system has none
+        return False
+    return True
+
+
+def _remove_abandoned(base: Path) -> None:
+    """Remove what killed processes left of the copies of a source: temporary files that nobody has locked."""
+    for temporary in base.parent.glob(f".nucel-{glob.escape(base.name)}.*{COPY_SUFFIX}.*.tmp"):
+        with contextlib.suppress(OSError), open(temporary, "r+b") as file:
+            if _lock(file, wait=False):
+                temporary.unlink(missing_ok=True)
+
+
+def _remove_outdated(base: Path, copy: Path) -> None:
+    """Remove the copies of what the source was before it changed."""
+    for old in base.parent.glob(f"{glob.escape(base.name)}.*{COPY_SUFFIX}"):
+        if old != copy and is_copy_of(old, base):
+            old.unlink(missing_ok=True)
+
+
+def plain_files(sources: Sequence[Path], cache: Path, beside: bool = True) -> list[Path]:
+    """For each source itself, or the decompressed copy of a gzip or bgzip file, which is made where there is none.
 
     Processes that start at once may each make it: each writes a file of its own, and the last to finish puts an equal
     one, with the same time, in the place of the others'. Who has mapped one of those keeps reading it.
+
+    Args:
+        cache: folder for the copies whose source's folder cannot be written to.
+        beside: False puts all new copies there.
     """
+    plain: list[Path] = []
+    missing: dict[int, str] = {}
+    for i, source in enumerate(sources):
+        plain.append(source)
+        if is_gzip(source):
+            suffix = f".{_digest(source)}{COPY_SUFFIX}"
+            bases = (source, _in_cache(source, cache))
+            for base in bases:
+                _remove_abandoned(base)
+            copies = [base.with_name(base.name + suffix) for base in bases]
+            current = next((copy for copy in copies if copy.exists()), None)
+            if current is None:
+                missing[i] = suffix
+            else:
+                plain[i] = current
+    for i in missing:
+        _require_beginning(sources[i], _gunzip(sources[i]))
+        _require_end(sources[i])
+    with _progress([sources[i] for i in missing]) as show:
+        for i, suffix in missing.items():
+            plain[i] = _decompress(sources[i], cache, beside, suffix, show)
+    return plain
+
+
+def _decompress(source: Path, cache: Path, beside: bool, suffix: str, show: Callable[[Path, int], None]) -> Path:
+    """Make the copy of a file, and tell where it is."""
     before = source.stat()
-    beside, cached = source.with_name(source.name + COPY_SUFFIX), _in_cache(source, cache)
-    for copy in (beside, cached):
-        if copy.exists() and copy.stat().st_mtime_ns == before.st_mtime_ns:
-            return copy
-    _require_beginning(source, _gunzip(source))
-    _require_end(source, before.st_size)
-    target = beside if _is_writable(source.parent) else cached
-    because = "" if target == beside else f" ({source.parent} cannot be written to)"
-    note(f"decompressing {source} to {target} once{because}")
+    writable = _is_writable(source.parent)
+    base = source if beside and writable else _in_cache(source, cache)
+    copy = base.with_name(base.name + suffix)
+    note(f"decompressing {source} to {copy} once" + ("" if writable else f" ({source.parent} cannot be written to)"))
     if _reader is gzip:
         note("with Python's gzip, which takes three times as long as isal: 'pip install isal'")
-    with _replacing(target, like=source) as file:
-        for piece in _gunzip(source, show_progress=before.st_size > _LONG_BYTES):
+    with _replacing(copy, like=source) as file:
+        for piece in _gunzip(source, show):
             file.write(piece)
         after = source.stat()
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             raise GenomeError(f"{source} changed while it was decompressed; start again when it is complete")
-        file.flush()
+        file.flush()  # what is written later would change the time
         os.utime(file.fileno(), ns=(before.st_mtime_ns, before.st_mtime_ns))
-    return target
+    _remove_outdated(base, copy)
+    return copy
 
 
-def _gunzip(source: Path, show_progress: bool = False) -> Iterator[bytes]:
+def _ignore(source: Path, packed_bytes: int) -> None:
+    pass
+
+
+@contextlib.contextmanager
+def _progress(sources: Sequence[Path]) -> Iterator[Callable[[Path, int], None]]:
+    """One bar for all files, called with the one that is read and how far; none where they are soon done."""
+    sizes = {source: source.stat().st_size for source in sources}
+    total = sum(sizes.values())
+    if total <= _LONG_BYTES:
+        yield _ignore
+        return
+    with cli.progress_bar() as bar:
+        before = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
+
+        def show(source: Path, packed_bytes: int) -> None:
+            bar((before[source] + packed_bytes) >> 20, total >> 20, f"MiB, decompressing {source.name}")
+
+        yield show
+
+
+def _gunzip(source: Path, show: Callable[[Path, int], None] = _ignore) -> Iterator[bytes]:
     """Pieces of the decompressed file; its checksums and lengths are compared on the way."""
-    bar = Progress(
-        TextColumn("decompressing"), BarColumn(), DownloadColumn(), TimeRemainingColumn(),
-        console=Console(stderr=True), disable=not show_progress,
-    )  # fmt: skip
-    shown = time.monotonic()
+    shown = 0.0
     try:
-        with open(source, "rb") as packed, _reader.open(packed, "rb") as file, bar:
-            task = bar.add_task("", total=source.stat().st_size)
+        with open(source, "rb") as packed, _reader.open(packed, "rb") as file:
             while piece := file.read(_PIECE_BYTES):
                 yield piece
                 if time.monotonic() - shown > 0.2:
                     shown = time.monotonic()
-                    bar.update(task, completed=packed.tell())
+                    show(source, packed.tell())
     except (EOFError, gzip.BadGzipFile, _reader_error) as error:
         raise GenomeError(f"{source} is a damaged or incomplete gzip file ({error}); fetch it again") from error
 
@@ -191,13 +317,13 @@ def wrong_block_index(source: Path) -> str | None:
     return None
 
 
-def _require_end(source: Path, size: int) -> None:
+def _require_end(source: Path) -> None:
     """A bgzip file cut between two of its blocks is a complete gzip file: only its last block tells."""
     with open(source, "rb") as file:
         head = file.read(18)
         if head[3:4] != b"\x04" or head[12:16] != b"BC\x02\x00":
             return
-        file.seek(max(0, size - len(_BGZIP_END)))
+        file.seek(max(0, source.stat().st_size - len(_BGZIP_END)))
         if file.read() != _BGZIP_END:
             raise GenomeError(
                 f"{source} is a damaged or incomplete bgzip file (its last block is missing); fetch it again"

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import os
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from ..runtime.cli import note
 from ..runtime.environment import available_cpus
 from ..runtime.errors import GenomeError
 from ..tokenizers import nucleotide
-from .decompress import COPY_SUFFIX, default_cache, is_gzip, plain_copy, read_in_pieces, wrong_block_index
+from .decompress import COPY_SUFFIX, default_cache, is_copy_of, plain_files, read_in_pieces, wrong_block_index
 
 FORWARD = nucleotide.ENCODE
 REVERSE = nucleotide.COMPLEMENT[nucleotide.ENCODE]
@@ -36,16 +36,20 @@ class Genome:
     """The contigs of one or several FASTA files, readable at any place by any number of threads.
 
     A file is plain text, or gzip or bgzip, which the first bytes tell, not the name. Compressed files are decompressed
-    once into ``<name>.nucel.fa`` beside them, or in the cache folder where their folder cannot be written to. Opening
-    reads every byte once: it finds the records, checks them and counts the letters. No index is needed, written or
-    believed. What is read and what is refused is in docs/fasta.md.
+    once into ``<name>.<digest>.nucel.fa`` beside them, or in the cache folder where their folder cannot be written to.
+    Opening reads every byte once: it finds the records, checks them and counts the letters. No index is needed, written
+    or believed. What is read and what is refused is in docs/fasta.md.
 
     The files must not be changed while the object lives. If they are, whatever reads them raises OSError.
+
+    ``len(genome)`` is the number of contigs, and iteration gives their names. A pickled genome is its paths, made
+    absolute, and its fingerprint: unpickling opens the files, and raises GenomeError where their content is another.
 
     Args:
         paths: one path or several, of files or of folders, which stand for the FASTA files in them, in the order of
             their names. Contigs are numbered through.
         cache_dir: in place of ``$XDG_CACHE_HOME/nucel`` or ``~/.cache/nucel``.
+        copy_beside: False puts new decompressed copies into the cache folder in any case.
 
     Attributes:
         paths: as given.
@@ -64,18 +68,24 @@ class Genome:
         OSError: it cannot be read, or its decompressed copy cannot be written.
     """
 
-    def __init__(self, paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], cache_dir: Path | None = None):
+    def __init__(
+        self,
+        paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        cache_dir: Path | None = None,
+        copy_beside: bool = True,
+    ):
         listed = [paths] if isinstance(paths, str | os.PathLike) else paths
         self.paths = tuple(Path(path) for path in listed)
         if not self.paths:
             raise ValueError("no FASTA file was given")
         cache = default_cache() if cache_dir is None else Path(cache_dir)
+        self._copies = (cache.absolute(), copy_beside)
         found = [(i, file) for i, path in enumerate(self.paths) for file in _fasta_files(path)]
         for _, file in found:
-            if file.name.endswith(COPY_SUFFIX) and file.with_name(file.name.removesuffix(COPY_SUFFIX)) in self.paths:
+            if any(is_copy_of(file, path) for path in self.paths):
                 raise GenomeError(f"{file} is the decompressed copy of another file that is given too; leave it out")
-        opened = [_open_fasta(file, cache) for _, file in found]
         self.files = tuple(file for _, file in found)
+        opened = list(map(_open_fasta, self.files, plain_files(self.files, cache, copy_beside)))
         self.contigs: tuple[str, ...] = _distinct_names(opened)
         self._number = {name: i for i, name in enumerate(self.contigs)}
         self._opened = opened
@@ -96,6 +106,15 @@ class Genome:
     def __repr__(self) -> str:
         files = ", ".join(path.name for path in self.paths)
         return f"Genome({files}: {len(self.contigs)} contigs, {int(self.lengths.sum()):,} bp)"
+
+    def __len__(self) -> int:
+        return len(self.contigs)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.contigs)
+
+    def __reduce__(self) -> tuple[Callable[..., Genome], tuple[object, ...]]:
+        return _reopen, ([path.absolute() for path in self.paths], *self._copies, self.fingerprint)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -145,6 +164,14 @@ class Genome:
         return self._native.fetch(number, start_bp, end, REVERSE if reverse else FORWARD, reverse)
 
 
+def _reopen(paths: Sequence[Path], cache_dir: Path, copy_beside: bool, fingerprint: str) -> Genome:
+    """A pickled genome."""
+    genome = Genome(paths, cache_dir, copy_beside)
+    if genome.fingerprint != fingerprint:
+        raise GenomeError(f"{genome} is not what was pickled: the content of its files has changed since")
+    return genome
+
+
 def _distinct_names(files: Sequence[_OpenFasta]) -> tuple[str, ...]:
     """Names of all contigs, with the file's stem where several files have one of that name."""
     origin: dict[str, _OpenFasta] = {}
@@ -190,8 +217,7 @@ class _OpenFasta:
     native: _nucel.Fasta
 
 
-def _open_fasta(source: Path, cache: Path) -> _OpenFasta:
-    fasta = plain_copy(source, cache) if is_gzip(source) else source
+def _open_fasta(source: Path, fasta: Path) -> _OpenFasta:
     # The reader looks at this path again whenever it has read, also after a change of directory.
     path = os.fsencode(os.path.abspath(fasta))
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import _nucel
@@ -10,7 +12,7 @@ import numpy as np
 from ..runtime.environment import available_cpus
 from ..tokenizers import nucleotide
 from .fasta import FORWARD, REVERSE
-from .windows import Windows, require_seed
+from .windows import Windows, require_integers, require_seed
 
 
 class WindowBatch(NamedTuple):
@@ -43,6 +45,19 @@ class WindowSampler:
     windows, each group has a fixed number, in proportion to the sum of its weights and at least one, scattered over the
     epoch; through them it shows its windows in passes of its own, each window once a pass.
 
+    Iteration gives the batches of the steps 0, 1, 2, ... and does not end. A sampler can be pickled, as its windows and
+    their genome can. For PyTorch, the data set is the range of the steps, which any number of workers may share::
+
+        steps = range(first, last)
+        for batch in DataLoader(steps, batch_size=None, collate_fn=sampler.batch, num_workers=4):
+            tokens = torch.from_numpy(batch.tokens)  # uint8 (rows, context)
+
+    or, without workers, where an IterableDataset is wanted::
+
+        class Batches(IterableDataset):
+            def __iter__(self):
+                return iter(sampler)
+
     Args:
         windows: what to draw from, n of them.
         context: tokens of a row: [CLS] and context - 1 bases, which must fit into a window.
@@ -71,6 +86,7 @@ class WindowSampler:
         reverse_complement: bool = True,
         threads: int | None = None,
     ):
+        require_integers(context=context, batch_size=batch_size, rank=rank, world_size=world_size, threads=threads)
         if not len(windows):
             raise ValueError("there are no windows to draw from")
         if not 1 <= context - 1 <= windows.window_bp:
@@ -94,10 +110,17 @@ class WindowSampler:
         self._first_row = rank * batch_size // world_size
         self.rows = (rank + 1) * batch_size // world_size - self._first_row
         self._threads = available_cpus() if threads is None else threads
+        self._arguments = (windows, context, batch_size, seed, rank, world_size, reverse_complement, threads)
         self._native = _nucel.Sampler(
             windows.genome._native, windows.contig[order], windows.start_bp[order], groups, windows.window_bp, context,
             seed, reverse_complement, FORWARD, REVERSE, nucleotide.CLS,
         )  # fmt: skip
+
+    def __iter__(self) -> Iterator[WindowBatch]:
+        return map(self.batch, itertools.count())
+
+    def __reduce__(self) -> tuple[type[WindowSampler], tuple[object, ...]]:
+        return WindowSampler, self._arguments
 
     def batch(self, step: int) -> WindowBatch:
         """This rank's rows of a step, in new arrays.
@@ -114,6 +137,7 @@ class WindowSampler:
 
     def _draw(self, step: int, first: int, count: int) -> WindowBatch:
         """`count` rows of a step, from its row `first`."""
+        require_integers(step=step)
         if not 0 <= step < (1 << 63) // self.batch_size - 1:
             raise ValueError(f"step must lie in [0, 2**63 / batch_size), got {step}")
         first += step * self.batch_size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import _nucel
@@ -45,6 +45,9 @@ class WindowOptions:
 class Windows:
     """Stretches of one length on the contigs of a genome.
 
+    ``len(windows)`` is N, and iteration gives (name of the contig, start_bp, end_bp) of each. They can be pickled, as
+    their genome can.
+
     Attributes:
         genome: what they are windows of.
         window_bp: bases of each window.
@@ -60,6 +63,7 @@ class Windows:
     weight: np.ndarray | None = None
 
     def __post_init__(self) -> None:
+        require_integers(window_bp=self.window_bp)
         if self.window_bp < 1:
             raise ValueError(f"window_bp must be at least 1, got {self.window_bp}")
         contig = np.array(self.contig, np.int32)
@@ -84,6 +88,14 @@ class Windows:
     def __len__(self) -> int:
         return len(self.contig)
 
+    def __iter__(self) -> Iterator[tuple[str, int, int]]:
+        for contig, start_bp in zip(self.contig.tolist(), self.start_bp.tolist(), strict=True):
+            yield self.genome.contigs[contig], start_bp, start_bp + self.window_bp
+
+    def __reduce__(self) -> tuple[type[Windows], tuple[object, ...]]:
+        # By way of the constructor, which makes the arrays read-only again.
+        return Windows, (self.genome, self.window_bp, self.contig, self.start_bp, self.weight)
+
     @classmethod
     def tile(cls, genome: Genome, options: WindowOptions = WindowOptions()) -> Windows:
         """Windows that cover each contig from its start, each sharing ``overlap_bp`` bases with the next.
@@ -99,6 +111,7 @@ class Windows:
             GenomeError: no window is left, or a BED file is not right.
         """
         window_bp, overlap_bp, max_masked = options.window_bp, options.overlap_bp, options.max_masked
+        require_integers(window_bp=window_bp, overlap_bp=overlap_bp)
         if window_bp < 1:
             raise ValueError(f"window_bp must be at least 1, got {window_bp}")
         if not 0 <= overlap_bp < window_bp:
@@ -254,6 +267,18 @@ def _choose_blocks(n: int, fraction: float, seed: int) -> np.ndarray:
     return positions[positions < n][:wanted]
 
 
+def require_integers(**values: int | None) -> None:
+    """Refuse what Python or NumPy would cut to an integer, or fail on later; None is let through.
+
+    Raises:
+        ValueError: the first of the values that is not an integer.
+    """
+    for name, value in values.items():
+        if value is not None and not isinstance(value, int | np.integer):
+            raise ValueError(f"{name} must be an integer, got {value!r}")
+
+
 def require_seed(seed: int) -> None:
+    require_integers(seed=seed)
     if not 0 <= seed < 1 << 64:
         raise ValueError(f"seed must lie in [0, 2**64), got {seed}")

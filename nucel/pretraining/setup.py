@@ -51,10 +51,10 @@ class Setup(NamedTuple):
 
 def open_genome(config: TrainConfig, run: RunDirectory) -> Genome:
     if config.genome:
-        return Genome(config.genome)
+        return Genome(config.genome, copy_beside=not config.dry_run)
     path = run.demo_genome
     if not path.exists():
-        console.print(f"No --genome given: generating a demo genome, {path}")
+        console.print(f"No --genome given: generating a demo genome, {path}", markup=False)
         demo.write_demo_genome(path)
     return Genome(path)
 

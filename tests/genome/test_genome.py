@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import hashlib
 import os
+import pickle
+import signal
+import subprocess
+import sys
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pysam
 import pytest
+from torch.utils.data import DataLoader
 
 from nucel.genome import GenomeError, decompress
 from nucel.genome.__main__ import main as survey_main
@@ -41,6 +49,11 @@ def random_bases(length: int, seed: int = 0) -> str:
 
 def bases(genome: Genome, contig: str | int = 0) -> str:
     return nucleotide.decode(genome.fetch(contig))
+
+
+def copy_of(path: Path) -> Path:
+    """The decompressed copy beside a compressed file."""
+    return path.with_name(f"{path.name}.{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}.nucel.fa")
 
 
 def as_if_read_only(monkeypatch, folder: Path) -> None:
@@ -297,8 +310,8 @@ def test_compressed_files_are_decompressed_once(tmp_path, capsys, name, blocks):
     genome = Genome(path)
     assert bases(genome, "one") == SEQUENCE
     assert genome.fingerprint == hashlib.sha256(FASTA.encode()).hexdigest()
-    copy = tmp_path / f"{name}.nucel.fa"
-    assert copy.read_text() == FASTA and copy.stat().st_mtime_ns == path.stat().st_mtime_ns
+    copy = copy_of(path)
+    assert copy.read_text() == FASTA
     announced = capsys.readouterr().err.splitlines()
     assert sum("decompressing" in line for line in announced) == 1 and str(copy) in announced[0]
     Genome(path)
@@ -310,14 +323,27 @@ def test_a_plain_file_may_have_any_name(tmp_path):
     assert bases(Genome(write(tmp_path / "a.fa.gz", ">a\nACGT\n"))) == "ACGT"
 
 
-@pytest.mark.parametrize("shift_ns", [1_000, -1_000])
-def test_a_copy_of_another_time_is_rebuilt(tmp_path, shift_ns):
-    path = write(tmp_path / "a.fa.gz", gzip.compress(b">a\nACGT\n"))
-    changed = path.stat().st_mtime_ns
-    Genome(path)
-    write(path, gzip.compress(b">b\nGGGGGG\n"))
+@pytest.mark.parametrize("shift_ns", [1_000, -1_000, 0])
+@pytest.mark.parametrize("blocks", [False, True], ids=["gzip", "bgzip"])
+def test_a_copy_of_another_source_of_the_same_name_is_rebuilt(tmp_path, shift_ns, blocks):
+    """Also where the new source has the old one's time, as rsync, tar and cp --preserve make it, and its size."""
+
+    def pack(sequence: str) -> None:
+        if not blocks:
+            write(path, gzip.compress(f">a\n{sequence}\n".encode(), 0))
+        else:
+            with pysam.BGZFile(str(path), "wb0") as file:
+                file.write(f">a\n{sequence}\n".encode())
+
+    path = tmp_path / "a.fa.gz"
+    pack("ACGT")
+    size, changed = path.stat().st_size, path.stat().st_mtime_ns
+    assert bases(Genome(path)) == "ACGT"
+    pack("GGGG")
     os.utime(path, ns=(changed + shift_ns, changed + shift_ns))
-    assert bases(Genome(path), "b") == "GGGGGG"
+    assert path.stat().st_size == size
+    assert bases(Genome(path)) == "GGGG"
+    assert sorted(tmp_path.iterdir()) == sorted([path, copy_of(path)])
 
 
 def damaged(whole: bytes, kind: str) -> bytes:
@@ -354,7 +380,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(OSError, match=r"No space left on device.*nothing is left.*a\.fa\.gz\.nucel\.fa") as full:
+    with pytest.raises(OSError, match=r"No space left on device.*nothing is left.*a\.fa\.gz\..*\.nucel\.fa") as full:
         Genome(path)
     assert full.value.errno == errno.ENOSPC
     assert os.listdir(tmp_path) == ["a.fa.gz"]
@@ -372,7 +398,7 @@ def test_a_folder_that_cannot_be_written_to_is_left_alone(tmp_path, monkeypatch,
     announced = capsys.readouterr().err
     assert announced.count("decompressing") == 1 and announced.count("cannot be written to") == 1
     assert sorted(os.listdir(folder)) == ["packed.fa.gz", "plain.fa"]
-    assert len(os.listdir(cache)) == 1 and os.listdir(cache)[0].endswith("-packed.fa.gz.nucel.fa")
+    assert len(os.listdir(cache)) == 1 and os.listdir(cache)[0].endswith(f"-{copy_of(packed).name}")
 
 
 def test_the_default_cache_follows_the_environment(tmp_path, monkeypatch):
@@ -442,6 +468,8 @@ def test_tile_drops_windows_with_too_many_unknown_bases(tmp_path):
         ({"window_bp": 0}, "window_bp must be at least 1, got 0"),
         ({"window_bp": 10, "overlap_bp": 10}, r"overlap_bp must lie in \[0, window_bp\) = \[0, 10\), got 10"),
         ({"overlap_bp": -1}, "overlap_bp must lie"),
+        ({"window_bp": 10.5}, "window_bp must be an integer, got 10.5"),
+        ({"overlap_bp": 0.0}, "overlap_bp must be an integer, got 0.0"),
         ({"max_unknown": 1.5}, "max_unknown is a share"),
         ({"max_unknown": float("nan")}, "max_unknown is a share"),
         ({"contigs": ["three"]}, "no contig 'three'"),
@@ -536,6 +564,12 @@ def test_hold_out_refusals(three_contigs):
         ({"batch_size": 0}, "at least world_size"),
         ({"threads": 0}, "threads must be at least 1"),
         ({"seed": 1 << 64}, "seed must lie"),
+        ({"context": 64.0}, "context must be an integer, got 64.0"),
+        ({"batch_size": 8.0}, "batch_size must be an integer, got 8.0"),
+        ({"rank": 0.0}, "rank must be an integer, got 0.0"),
+        ({"world_size": "1"}, "world_size must be an integer, got '1'"),
+        ({"threads": 1.5}, "threads must be an integer, got 1.5"),
+        ({"seed": 1.0}, "seed must be an integer, got 1.0"),
     ],
 )
 def test_sampler_refuses_bad_arguments(three_contigs, arguments, message):
@@ -550,6 +584,9 @@ def test_sampler_refuses_empty_windows_and_impossible_steps(three_contigs):
     for step in (-1, 1 << 60):
         with pytest.raises(ValueError, match="step must lie"):
             sampler.batch(step)
+    with pytest.raises(ValueError, match=r"step must be an integer, got 1\.0"):
+        sampler.batch(1.0)
+    assert (sampler.batch(np.int64(1)).tokens == sampler.batch(1).tokens).all()
 
 
 def test_batch_shapes_and_types(three_contigs):
@@ -602,6 +639,58 @@ def test_four_threads_at_once_get_what_one_gets(three_contigs):
         thread.join()
     assert len(together) == 160
     assert all((tokens == alone[step]).all() for (_, step), tokens in together.items())
+
+
+# As Python objects.
+
+
+def test_genome_and_windows_are_collections(tmp_path):
+    genome = Genome(write(tmp_path / "a.fa", FASTA))
+    assert len(genome) == 2 and list(genome) == ["one", "two"]
+    windows = Windows.tile(genome, 200, 50)
+    assert list(windows) == [("one", 0, 200), ("one", 150, 350), ("one", 300, 500)] and len(windows) == 3
+
+
+def test_a_sampler_gives_its_batches_in_turn(three_contigs):
+    sampler = WindowSampler(three_contigs, context=64, batch_size=8, seed=3)
+    for step, batch in zip(range(5), sampler, strict=False):
+        assert (batch.tokens == sampler.batch(step).tokens).all()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_pickles_read_the_same_bases(tmp_path, monkeypatch, packed):
+    content = FASTA.encode()
+    write(tmp_path / "a.fa", gzip.compress(content) if packed else content)
+    monkeypatch.chdir(tmp_path)
+    windows = Windows.tile(Genome("a.fa"), 100, 20).weighted([2.0])
+    sampler = WindowSampler(windows, 64, 8, seed=5, rank=1, world_size=2, reverse_complement=False, threads=1)
+    pickled = pickle.dumps(sampler)
+    assert len(pickled) < 2000
+    monkeypatch.chdir("/")
+    copy = pickle.loads(pickled)
+    assert all((a == b).all() for a, b in zip(copy.batch(7), sampler.batch(7), strict=True))
+    assert copy.rows == 4 and copy.steps_per_epoch == sampler.steps_per_epoch
+    assert copy.windows.genome.contigs == ("one", "two") and not copy.windows.start_bp.flags.writeable
+    assert (copy.windows.weight == windows.weight).all()
+
+
+def test_a_pickle_of_other_bases_is_refused(tmp_path):
+    path = write(tmp_path / "a.fa", ">a\nACGT\n")
+    pickled = pickle.dumps(Genome(path))
+    write(path, ">a\nACGA\n")
+    with pytest.raises(GenomeError, match="content of its files has changed"):
+        pickle.loads(pickled)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_data_loader_workers_share_the_steps(three_contigs, start):
+    sampler = WindowSampler(three_contigs, context=64, batch_size=8, threads=1)
+    loader = DataLoader(
+        range(3, 9), batch_size=None, collate_fn=sampler.batch, num_workers=2, multiprocessing_context=start
+    )
+    rows = [batch.tokens for batch in loader]
+    assert len(rows) == 6
+    assert all((tokens == sampler.batch(step).tokens).all() for step, tokens in enumerate(rows, start=3))
 
 
 # Which windows, and how often.
@@ -797,8 +886,8 @@ def test_a_source_that_grows_while_it_is_decompressed_is_refused(tmp_path, monke
     path = write(tmp_path / "a.fa.gz", gzip.compress(FASTA.encode()))
     gunzip = decompress._gunzip
 
-    def slow(source, show_progress=False):
-        yield from gunzip(source, show_progress)
+    def slow(source, *show):
+        yield from gunzip(source, *show)
         with open(source, "ab") as file:
             file.write(gzip.compress(b">more\nACGT\n"))
 
@@ -809,10 +898,83 @@ def test_a_source_that_grows_while_it_is_decompressed_is_refused(tmp_path, monke
     assert os.listdir(tmp_path) == ["a.fa.gz"]
 
 
-def test_progress_is_shown_on_long_files(tmp_path, monkeypatch, capsys):
+def test_progress_of_long_files_is_one_bar(tmp_path, monkeypatch):
     monkeypatch.setattr(decompress, "_LONG_BYTES", 0)
-    Genome(write(tmp_path / "a.fa.gz", gzip.compress(FASTA.encode())))
-    assert "decompressing" in capsys.readouterr().err.split("once")[1]
+    bars, shown = [], []
+
+    @contextlib.contextmanager
+    def progress_bar():
+        bars.append(1)
+        yield lambda completed, total, text: shown.append((completed, total, text))
+
+    monkeypatch.setattr(decompress.cli, "progress_bar", progress_bar)
+    for name in "abc":
+        write(tmp_path / f"{name}.fa.gz", gzip.compress(f">{name}\n{'ACGT' * (1 << 18)}\n".encode(), 0))
+    Genome(tmp_path)
+    assert len(bars) == 1
+    assert [text for _, _, text in shown] == [f"MiB, decompressing {name}.fa.gz" for name in "abc"]
+    completed, totals, _ = zip(*shown, strict=True)
+    assert set(totals) == {3} and list(completed) == sorted(completed) and 1 <= completed[-1] <= 3
+    Genome(tmp_path)
+    assert len(bars) == 1
+
+
+STUCK = """
+import sys, time
+from nucel.genome import Genome, decompress
+
+def stuck(source, *show):
+    yield b">a\\n"
+    time.sleep(100)
+
+decompress._gunzip = stuck
+Genome(sys.argv[1])
+"""
+
+
+@contextlib.contextmanager
+def decompressing(path: Path) -> Iterator[subprocess.Popen]:
+    """A process that has begun to decompress a file, and goes no further."""
+    with subprocess.Popen([sys.executable, "-c", STUCK, path], cwd=Path(__file__).parents[2]) as child:
+        try:
+            while not list(path.parent.glob(".nucel-*.tmp")):
+                assert child.poll() is None
+                time.sleep(0.05)
+            time.sleep(0.2)
+            yield child
+        finally:
+            child.kill()
+
+
+def test_what_a_killed_process_left_goes_at_the_next_opening(tmp_path):
+    path = write(tmp_path / "a.fa.gz", gzip.compress(FASTA.encode()))
+    with decompressing(path) as child:
+        # It is alive: what it writes stays.
+        assert bases(Genome(path), "one") == SEQUENCE
+        assert len(list(tmp_path.glob(".nucel-*.tmp"))) == 1
+        child.kill()
+        child.wait()
+    assert len(list(tmp_path.glob(".nucel-*.tmp"))) == 1
+    assert bases(Genome(path), "one") == SEQUENCE
+    assert sorted(tmp_path.iterdir()) == sorted([path, copy_of(path)])
+
+
+def test_a_terminated_process_leaves_nothing(tmp_path):
+    path = write(tmp_path / "a.fa.gz", gzip.compress(FASTA.encode()))
+    with decompressing(path) as child:
+        child.terminate()
+        assert child.wait() == 128 + signal.SIGTERM
+    assert os.listdir(tmp_path) == ["a.fa.gz"]
+
+
+def test_the_survey_writes_nothing_beside_the_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    path = write(tmp_path / "data" / "a.fa.gz", gzip.compress(FASTA.encode()))
+    for notes in (1, 0):
+        assert survey_main([str(path), "--context", "41", "--window-bp", "50", "--overlap-bp", "0"]) == 0
+        assert os.listdir(tmp_path / "data") == ["a.fa.gz"]
+        assert capsys.readouterr().err.count("decompressing") == notes
 
 
 def test_a_copy_beside_its_source_is_not_read_twice(tmp_path):
@@ -826,7 +988,7 @@ def test_a_copy_beside_its_source_is_not_read_twice(tmp_path):
 def test_a_process_that_makes_the_copy_again_does_not_disturb_one_that_uses_it(tmp_path):
     path = write(tmp_path / "a.fa.gz", gzip.compress(FASTA.encode()))
     genome = Genome(path)
-    copy = tmp_path / "a.fa.gz.nucel.fa"
+    copy = copy_of(path)
     kept = tmp_path / "kept"
     copy.rename(kept)
     Genome(path)
@@ -852,7 +1014,7 @@ def test_processes_that_start_at_once_all_read_right(tmp_path):
             finally:
                 os._exit(0 if right else 1)
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
-    assert sorted(os.listdir(tmp_path)) == ["a.fa.gz", "a.fa.gz.nucel.fa"]
+    assert sorted(os.listdir(tmp_path)) == ["a.fa.gz", copy_of(path).name]
 
 
 # The table on the command line.
@@ -889,3 +1051,13 @@ def test_the_survey_refuses_with_a_reason(tmp_path, capsys):
     assert survey_main([str(write(tmp_path / "a.fa", FASTA)), "--overlap-bp", "-1"]) == 2
     errors = capsys.readouterr().err
     assert "no such FASTA file" in errors and "at least one FASTA file" in errors and "overlap_bp must lie" in errors
+
+
+@pytest.mark.parametrize("by_contig", [[], ["--by-contig"]])
+def test_the_survey_prints_names_as_they_are(tmp_path, capsys, by_contig):
+    """Names that rich would read as a style or as the end of one."""
+    path = write(tmp_path / "[red]x[bold].fa", f">[green]c[bold]\n{SEQUENCE}\n>e[/bold]\n{SEQUENCE}\n")
+    assert survey_main([str(path), "--context", "41", "--window-bp", "50", "--overlap-bp", "0", *by_contig]) == 0
+    text = capsys.readouterr().out
+    for name in ["[green]c[bold]", "e[/bold]"] if by_contig else ["[red]x[bold].fa"]:
+        assert f" {name} " in text

@@ -42,9 +42,9 @@ def assert_step_agrees(
 
     generator = load(transformers.ModernBertForMaskedLM, "generator")
     labels = torch.full(tokens.shape, -100)
-    labels.scatter_(1, losses.masked.positions, losses.masked.originals.long())
+    labels.scatter_(1, losses.proposed.masked.positions, losses.proposed.masked.originals.long())
     labels[:, 0] = -100
-    generator_loss = generator(input_ids=losses.masked.tokens.long(), labels=labels).loss.to(dtype)
+    generator_loss = generator(input_ids=losses.proposed.masked.tokens.long(), labels=labels).loss.to(dtype)
 
     discriminator = load(transformers.ModernBertForTokenClassification, "discriminator")
     logits = discriminator(input_ids=losses.corrupted.tokens.long()).logits
@@ -52,7 +52,7 @@ def assert_step_agrees(
     (generator_loss + model.discriminator_weight * rtd_loss).backward()
 
     assert 0 < losses.corrupted.original.double().mean() < 1
-    torch.testing.assert_close(losses.generator_loss, generator_loss, rtol=rtol, atol=0)
+    torch.testing.assert_close(losses.proposed.loss, generator_loss, rtol=rtol, atol=0)
     torch.testing.assert_close(losses.rtd_loss, rtd_loss, rtol=rtol, atol=0)
     for ours, theirs in ((pair.generator, generator), (pair.discriminator, discriminator)):
         found, expected = dict(ours.named_parameters()), dict(theirs.named_parameters())
