@@ -43,8 +43,8 @@ class TransformersPair(nn.Module):
         picked = masked.positions[..., None].expand(-1, -1, output.logits.shape[-1])
         proposals = propose(output.logits.gather(1, picked), self.config.temperature, seed, rows, masked.positions)
         corrupted = corrupt(tokens, masked, proposals)
-        logits = self.discriminator(input_ids=corrupted.tokens.long()).logits.squeeze(-1)
-        rtd = F.binary_cross_entropy_with_logits(logits, corrupted.original.to(logits.dtype))
+        logits = self.discriminator(input_ids=corrupted.tokens.long()).logits  # (B, T, 2): replaced, original
+        rtd = F.cross_entropy(logits.flatten(0, 1), corrupted.original.long().flatten())
         return output.loss + self.config.discriminator_weight * rtd
 
     def hidden(self, tokens: Tensor) -> Tensor:

@@ -647,7 +647,7 @@ def test_four_threads_at_once_get_what_one_gets(three_contigs):
 def test_genome_and_windows_are_collections(tmp_path):
     genome = Genome(write(tmp_path / "a.fa", FASTA))
     assert len(genome) == 2 and list(genome) == ["one", "two"]
-    windows = Windows.tile(genome, 200, 50)
+    windows = tile(genome, 200, 50)
     assert list(windows) == [("one", 0, 200), ("one", 150, 350), ("one", 300, 500)] and len(windows) == 3
 
 
@@ -662,7 +662,7 @@ def test_pickles_read_the_same_bases(tmp_path, monkeypatch, packed):
     content = FASTA.encode()
     write(tmp_path / "a.fa", gzip.compress(content) if packed else content)
     monkeypatch.chdir(tmp_path)
-    windows = Windows.tile(Genome("a.fa"), 100, 20).weighted([2.0])
+    windows = tile(Genome("a.fa"), 100, 20).weighted([2.0])
     sampler = WindowSampler(windows, 64, 8, seed=5, rank=1, world_size=2, reverse_complement=False, threads=1)
     pickled = pickle.dumps(sampler)
     assert len(pickled) < 2000
