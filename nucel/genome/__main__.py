@@ -27,7 +27,7 @@ from .windows import WindowOptions, Windows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Survey(WindowOptions):
+class GenomeConfig(WindowOptions):
     """What the sampler sees in FASTA files: contigs, bases, windows, and how long an epoch takes."""
 
     genome: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -40,17 +40,17 @@ class Survey(WindowOptions):
     """A row for each contig instead of each file."""
 
 
-def survey(options: Survey) -> Table:
+def survey(config: GenomeConfig) -> Table:
     """The table; its last row is the sum of the others."""
     started = time.perf_counter()
-    genome = Genome(options.genome, copy_beside=False)
+    genome = Genome(config.genome, copy_beside=False)
     seconds = time.perf_counter() - started
-    windows = Windows.tile(genome, options)
-    if options.genome_weights:
-        windows = windows.weighted(options.genome_weights)
-    sampler = WindowSampler(windows, options.context, options.batch_size)
-    of = np.arange(len(genome.contigs)) if options.by_contig else genome.file
-    names = list(genome.contigs) if options.by_contig else [file.name for file in genome.files]
+    windows = Windows.tile(genome, config)
+    if config.genome_weights:
+        windows = windows.weighted(config.genome_weights)
+    sampler = WindowSampler(windows, config.context, config.batch_size)
+    of = np.arange(len(genome.contigs)) if config.by_contig else genome.file
+    names = list(genome.contigs) if config.by_contig else [file.name for file in genome.files]
     n = len(names)
 
     def total(values: np.ndarray) -> np.ndarray:
@@ -66,18 +66,18 @@ def survey(options: Survey) -> Table:
         np.bincount(of[windows.contig], minlength=n),
         np.bincount(of[windows.contig], weight, n) / weight.sum(),
     ]
-    rows = round(sampler.steps_per_epoch * options.batch_size)
-    tokens = rows * options.context
+    rows = round(sampler.steps_per_epoch * config.batch_size)
+    tokens = rows * config.context
     table = Table(
-        caption=f"An epoch is {rows:,} rows of {options.context} tokens, {tokens / 1e6:,.1f} M: "
-        f"{sampler.steps_per_epoch:,.1f} steps of {options.batch_size}, "
-        f"{_duration(tokens / options.tokens_per_second)} at {options.tokens_per_second:,.0f} tokens/s. "
+        caption=f"An epoch is {rows:,} rows of {config.context} tokens, {tokens / 1e6:,.1f} M: "
+        f"{sampler.steps_per_epoch:,.1f} steps of {config.batch_size}, "
+        f"{_duration(tokens / config.tokens_per_second)} at {config.tokens_per_second:,.0f} tokens/s. "
         f"Opened in {seconds:.2f} s.",
         caption_justify="left",
         box=box.SIMPLE,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("contig" if options.by_contig else "file", overflow="fold")
+    table.add_column("contig" if config.by_contig else "file", overflow="fold")
     for heading in ("contigs", "bases", "GC %", "unknown %", "masked %", "windows", "rows %"):
         table.add_column(heading, justify="right", no_wrap=True)
     for i, name in enumerate([*names, "all"]):
@@ -105,17 +105,17 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
-def show(options: Survey) -> dict[str, Any]:
+def show(config: GenomeConfig) -> dict[str, Any]:
     """Print the table of the files; returns what a program wants to know of them."""
-    if not options.genome:
+    if not config.genome:
         raise GenomeError("give at least one FASTA file")
-    Console(width=None if sys.stdout.isatty() else 120).print(survey(options))
-    return {"genome": [str(path) for path in options.genome]}
+    Console(width=None if sys.stdout.isatty() else 120).print(survey(config))
+    return {"genome": [str(path) for path in config.genome]}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Show what the command line asks for; returns the exit status."""
-    return cli.run("genome", Survey, show, arguments)
+    return cli.run("genome", GenomeConfig, show, arguments)
 
 
 if __name__ == "__main__":

@@ -310,10 +310,10 @@ def wrong_block_index(source: Path) -> str | None:
         return f"{index} is damaged: it should have 8 bytes, and 16 for each of {count} blocks, but has {len(raw)}."
     offsets = struct.unpack(f"<{2 * count}Q", raw[8:])
     with open(source, "rb") as file:
-        for place in offsets[::2]:
-            file.seek(min(place, source.stat().st_size))
+        for offset in offsets[::2]:
+            file.seek(min(offset, source.stat().st_size))
             if file.read(4) != _GZIP_MAGIC + b"\x08\x04":
-                return f"{index} is of another file, or of an older one: no block begins at byte {place} of {source}."
+                return f"{index} is of another file, or of an older one: no block begins at byte {offset} of {source}."
     return None
 
 

@@ -62,10 +62,10 @@ def _contig(
     bases = np.concatenate(isochores)[:length_bp]
     soft_masked = np.zeros(length_bp, bool)
 
-    for start in _places(rng, length_bp, every_bp=250):
+    for start in _random_starts(rng, length_bp, every_bp=250):
         motif = motifs[rng.integers(len(motifs))]
         bases[start : start + len(motif)] = motif
-    for start in _places(rng, length_bp, every_bp=700):
+    for start in _random_starts(rng, length_bp, every_bp=700):
         repeat = families[rng.integers(len(families))].copy()
         mutated = rng.random(len(repeat)) < rng.uniform(0.02, 0.15)
         repeat[mutated] = rng.integers(0, 4, mutated.sum())
@@ -82,6 +82,6 @@ def _contig(
     return letters.tobytes().decode("ascii")
 
 
-def _places(rng: np.random.Generator, length_bp: int, every_bp: int) -> np.ndarray:
+def _random_starts(rng: np.random.Generator, length_bp: int, every_bp: int) -> np.ndarray:
     """Random starts that leave room for the longest insertion, one per every_bp on average."""
     return rng.integers(0, length_bp - 500, size=length_bp // every_bp)

@@ -23,13 +23,14 @@ FORWARD = nucleotide.ENCODE
 REVERSE = nucleotide.COMPLEMENT[nucleotide.ENCODE]
 IS_UNKNOWN = (nucleotide.ENCODE == nucleotide.UNK).astype(np.uint8)
 _LETTERS = np.frombuffer(string.ascii_letters.encode(), np.uint8)
-_NUCLEOTIDES = np.frombuffer(b"ACGTUNacgtun", np.uint8)
+# The letters that stand for a base, and N, which stands for any.
+_NUCLEOTIDES = np.append(np.flatnonzero(nucleotide.ENCODE != nucleotide.UNK), [ord("N"), ord("n")])
 SUFFIXES = (".fa", ".fasta", ".fna", ".fas", ".ffn", ".fsa")
 # What the reader counts for each contig: the classes of each byte, bits that csrc/fasta.hpp defines.
 _GC, _MASKED, _UNKNOWN = _nucel.GC, _nucel.MASKED, _nucel.UNKNOWN
 _CLASS = (_UNKNOWN * IS_UNKNOWN).astype(np.uint8)
 _CLASS[np.frombuffer(string.ascii_lowercase.encode(), np.uint8)] |= _MASKED
-_CLASS[np.frombuffer(b"GCgc", np.uint8)] |= _GC
+_CLASS[np.isin(nucleotide.ENCODE, [nucleotide.ID["G"], nucleotide.ID["C"]])] |= _GC
 
 
 class Genome:
@@ -80,11 +81,11 @@ class Genome:
             raise ValueError("no FASTA file was given")
         cache = default_cache() if cache_dir is None else Path(cache_dir)
         self._copies = (cache.absolute(), copy_beside)
-        found = [(i, file) for i, path in enumerate(self.paths) for file in _fasta_files(path)]
-        for _, file in found:
+        listed_files = [(i, file) for i, path in enumerate(self.paths) for file in _fasta_files(path)]
+        for _, file in listed_files:
             if any(is_copy_of(file, path) for path in self.paths):
                 raise GenomeError(f"{file} is the decompressed copy of another file that is given too; leave it out")
-        self.files = tuple(file for _, file in found)
+        self.files = tuple(file for _, file in listed_files)
         opened = list(map(_open_fasta, self.files, plain_files(self.files, cache, copy_beside)))
         self.contigs: tuple[str, ...] = _distinct_names(opened)
         self._number = {name: i for i, name in enumerate(self.contigs)}
@@ -93,8 +94,8 @@ class Genome:
         self.lengths: np.ndarray = np.concatenate([file.native.entries[:, 0] for file in opened])
         self.byte_counts: np.ndarray = np.stack([file.native.byte_counts for file in opened])
         records = [len(file.names) for file in opened]
-        self.source: np.ndarray = np.repeat(np.array([i for i, _ in found], np.int32), records)
-        self.file: np.ndarray = np.repeat(np.arange(len(found), dtype=np.int32), records)
+        self.source: np.ndarray = np.repeat(np.array([i for i, _ in listed_files], np.int32), records)
+        self.file: np.ndarray = np.repeat(np.arange(len(listed_files), dtype=np.int32), records)
         self.gc_bp: np.ndarray = np.concatenate([file.native.gc_bp for file in opened])
         self.masked_bp: np.ndarray = np.concatenate([file.native.masked_bp for file in opened])
         self.unknown_bp: np.ndarray = np.concatenate([file.native.unknown_bp for file in opened])
@@ -193,14 +194,14 @@ def _fasta_files(path: Path) -> list[Path]:
     """The FASTA files that a path stands for: itself, or all in the folder that it is."""
     if not path.is_dir():
         return [path]
-    found = sorted(
+    files = sorted(
         file
         for file in path.iterdir()
         if _stem(file) != file.name and not file.name.endswith(COPY_SUFFIX) and not file.name.startswith(".")
     )
-    if not found:
+    if not files:
         raise GenomeError(f"{path} is a folder without FASTA files, whose names end with {' '.join(SUFFIXES)} or .gz")
-    return found
+    return files
 
 
 def _stem(file: Path) -> str:
@@ -277,10 +278,10 @@ def _wrong_entry(fasta: Path, names: list[str], entries: np.ndarray) -> str | No
             return f"{index} is damaged: line {i} is {line[:60]!r}."
         given[name] = values
     for name, (length, offset, line_bases, line_width) in zip(names, entries.tolist(), strict=True):
-        found = given.pop(name.encode(), None)
+        entry = given.pop(name.encode(), None)
         one_line = length <= line_bases
         expected = [length, offset] if one_line else [length, offset, line_bases, line_width]
-        if length > 0 and (found is None or found[: len(expected)] != expected or found[2] < 1):
+        if length > 0 and (entry is None or entry[: len(expected)] != expected or entry[2] < 1):
             return f"{index} is of another file, or of an older one: contig '{name[:60]}' is different in {fasta}."
     if any(length for length, *_ in given.values()):
         return f"{index} is of another file, or of an older one: it has contigs that {fasta} does not have."

@@ -222,11 +222,11 @@ class Windows:
         """Which windows share a base with one of those held, bool (N,)."""
         # All contigs on one line, a window apart, so that a distance below window_bp means an overlap on one contig.
         gaps = self.genome.lengths + self.window_bp
-        place = self.start_bp + (np.cumsum(gaps) - gaps)[self.contig]
-        taken = np.sort(place[held])
-        right = np.searchsorted(taken, place)
-        to_right = taken[np.minimum(right, len(taken) - 1)] - place
-        to_left = place - taken[np.maximum(right - 1, 0)]
+        offset = self.start_bp + (np.cumsum(gaps) - gaps)[self.contig]
+        taken = np.sort(offset[held])
+        right = np.searchsorted(taken, offset)
+        to_right = taken[np.minimum(right, len(taken) - 1)] - offset
+        to_left = offset - taken[np.maximum(right - 1, 0)]
         return (np.abs(to_right) < self.window_bp) | (np.abs(to_left) < self.window_bp)
 
 
@@ -240,10 +240,10 @@ def contig_numbers(genome: Genome, patterns: Sequence[str | int]) -> np.ndarray:
             chosen.add(genome.contig_number(pattern))
             continue
         glob = pattern.removeprefix("!")
-        found = {i for i, name in enumerate(genome.contigs) if name == glob or fnmatch.fnmatchcase(name, glob)}
-        if not found:
+        matching = {i for i, name in enumerate(genome.contigs) if name == glob or fnmatch.fnmatchcase(name, glob)}
+        if not matching:
             genome.contig_number(glob)  # explains what there is
-        (left_out if pattern.startswith("!") else chosen).update(found)
+        (left_out if pattern.startswith("!") else chosen).update(matching)
     if left_out and not chosen:
         chosen = set(range(len(genome.contigs)))
     return np.array(sorted(chosen - left_out), np.int64)
