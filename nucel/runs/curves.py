@@ -33,7 +33,7 @@ class Panel(NamedTuple):
     figure: str
     title: str
     unit: str
-    blind: str | None = None
+    constant_guess: str | None = None
     """Another figure: what a constant guess reaches."""
     level: tuple[float, str] | None = None
     """A value that needs no run, and its name."""
@@ -46,7 +46,7 @@ _PANELS = (
     Panel(
         "generator_loss", "Masked bases", "cross-entropy (nats)", level=(math.log(4), "uniform guess, ln 4"), falls=True
     ),
-    Panel("rtd_loss", "Replaced bases: loss", "cross-entropy (nats)", blind="rtd_blind", falls=True),
+    Panel("rtd_loss", "Replaced bases: loss", "cross-entropy (nats)", constant_guess="rtd_blind", falls=True),
     Panel("rtd_auroc", "Replaced bases: ranking", "AUROC", level=(0.5, "chance")),
     Panel("tokens_per_s", "Throughput", "tokens/s", from_zero=True),
 )
@@ -74,7 +74,7 @@ def plot_run(run: RunDirectory) -> None:
 
 
 def draw(paths: Sequence[Path], target: Path, x: Literal["steps", "tokens"] = "steps") -> None:
-    """Draw generator loss, RTD loss beside its blind value, AUROC and throughput of runs; replaces `target` at once.
+    """Draw generator loss, RTD loss beside the constant guess's, AUROC and throughput of runs; replaces `target` at once.
 
     What no run has is left out: one without a discriminator has no RTD loss.
 
@@ -162,10 +162,10 @@ def _draw_panel(axes: Axes, panel: Panel, runs: Sequence[Run]) -> None:
             style = {"marker": run.marker, "markersize": 3.5, "markevery": math.ceil(len(held_x) / _MARKERS_SHOWN)}
             (kinds["held out"],) = axes.plot(held_x, held_y, color=run.colour, lw=1.3, **style)
         shown += [y[len(y) // 2 :] if panel.falls else y, held_y]
-        if panel.blind:
-            blind_x, blind_y = run.curve("validation" if len(held_x) else "train", panel.blind)
-            (kinds["blind guess"],) = axes.plot(blind_x, blind_y, color=run.colour, lw=1, ls="--")
-            shown.append(blind_y[len(blind_y) // 2 :])
+        if panel.constant_guess:
+            guess_x, guess_y = run.curve("validation" if len(held_x) else "train", panel.constant_guess)
+            (kinds["constant guess"],) = axes.plot(guess_x, guess_y, color=run.colour, lw=1, ls="--")
+            shown.append(guess_y[len(guess_y) // 2 :])
     if panel.level:
         value, name = panel.level
         kinds[name] = axes.axhline(value, color="0.3", lw=1, ls=":")

@@ -77,7 +77,7 @@ def test_several_runs_are_named_and_keep_their_colours(tmp_path, monkeypatch):
     runs = [write_run(tmp_path / name) for name in ("small/ecoli", "large/ecoli", "yeast")]
     assert main([*map(str, runs), "--out", "three.svg"]) == 0
     texts = texts_of(tmp_path / "three.svg")
-    assert {"small/ecoli", "large/ecoli", "optimizer steps", "blind guess", "training", "held out"} <= set(texts)
+    assert {"small/ecoli", "large/ecoli", "optimizer steps", "constant guess", "training", "held out"} <= set(texts)
     assert [text for text in texts if text in TITLES] == TITLES
     colours = ("#0072b2", "#d55e00", "#009e73")
     assert all(colour in (tmp_path / "three.svg").read_text().lower() for colour in colours)
@@ -99,7 +99,7 @@ def test_a_run_in_progress_is_drawn_as_far_as_it_has_come(tmp_path):
         file.write('{"step": 8, "split": "tr')
     assert main([str(run), "--out", str(tmp_path / "young.svg")]) == 0
     texts = texts_of(tmp_path / "young.svg")
-    assert "training" in texts and "held out" not in texts and "blind guess" in texts
+    assert "training" in texts and "held out" not in texts and "constant guess" in texts
 
 
 def test_undefined_figures_leave_gaps(tmp_path):
