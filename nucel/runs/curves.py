@@ -74,7 +74,7 @@ def plot_run(run: RunDirectory) -> None:
 
 
 def draw(paths: Sequence[Path], target: Path, x: Literal["steps", "tokens"] = "steps") -> None:
-    """Draw generator loss, RTD loss beside the constant guess's, AUROC and throughput of runs; replaces `target` at once.
+    """Draw generator loss, RTD loss with the constant guess's, AUROC and speed of runs; replaces `target` at once.
 
     What no run has is left out: one without a discriminator has no RTD loss.
 
