@@ -11,7 +11,9 @@ import filecmp
 import itertools
 import json
 import math
+import pickle
 import shutil
+import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +29,11 @@ from .directory import RunDescription, RunDirectory
 from .log import parse_metrics
 
 _TRAINER = "trainer.pt"
+_UNREADABLE = (
+    pickle.UnpicklingError, struct.error, ArithmeticError, AssertionError, AttributeError, EOFError, ImportError,
+    LookupError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+"""What torch.load raises for a file that torch did not write: pickle names most of these, torch's reader adds some."""
 
 
 def _parameter_bytes(model: nn.Module) -> int:
@@ -196,7 +203,7 @@ def _read(
         saved = torch.load(checkpoint / _TRAINER, map_location=device, weights_only=True)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # torch's reader raises many kinds for a file that torch did not write
+    except _UNREADABLE as error:
         raise CheckpointError(f"{_TRAINER} cannot be read by torch {torch.__version__} ({error})") from None
     return saved, {name: hub.weights_for(getattr(model, name), checkpoint / name) for name in names}
 

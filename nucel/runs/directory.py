@@ -200,7 +200,7 @@ class RunDirectory:
         return self._description.is_file()
 
     def is_unused(self) -> bool:
-        """Whether a run may begin here: there is no directory, or only what a start that was killed left in it."""
+        """Whether a run may begin here: the directory is missing, or holds only what a killed start left behind."""
         if not self.path.exists():
             return True
         begun = (self._description, self.demo_genome)
