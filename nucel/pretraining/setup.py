@@ -22,7 +22,7 @@ from ..runs.checkpoint import TrainState
 from ..runs.directory import GenomeDescription, RunDescription, RunDirectory, WindowCounts
 from ..runtime import environment
 from ..runtime.cli import console
-from ..runtime.device import DTYPES, Precision
+from ..runtime.device import Precision
 from ..runtime.distributed import World
 from ..runtime.errors import ConfigError
 from . import cost
@@ -127,7 +127,7 @@ def describe(config: TrainConfig, setup: Setup, command: str) -> RunDescription:
     for bed in ("keep_bed", "drop_bed"):
         if path := recipe[bed]:
             recipe[bed] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    recipe["dtype"] = next(name for name, dtype in DTYPES.items() if dtype == setup.precision.dtype)
+    recipe["dtype"] = setup.precision.dtype_name
     return RunDescription(
         recipe=recipe,
         genome=GenomeDescription(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import io
 import re
 from pathlib import Path
+
+import pytest
+import tyro
 
 from nucel.embed.__main__ import EmbedConfig
 from nucel.finetune import FinetuneConfig
@@ -16,7 +20,11 @@ PAGE = (Path(__file__).parents[2] / "docs" / "use.md").read_text(encoding="utf-8
 
 
 def flags(config: type) -> set[str]:
-    return {"--" + field.name.replace("_", "-") for field in dataclasses.fields(config)}
+    """The flags that the verb's help names."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), pytest.raises(SystemExit):
+        tyro.cli(config, args=["--help"])
+    return set(re.findall(r"(?<![\w-])--[a-z-]+", text.getvalue()))
 
 
 def test_flags_exist():

@@ -93,7 +93,7 @@ def their_logits(directory, sequences):
 
 
 def our_logits(network, sequences):
-    batch = make_batch([nucleotide.encode(s) for s in sequences], range(len(sequences)), torch.device("cpu"))
+    batch = make_batch([nucleotide.encode(s) for s in sequences], torch.device("cpu"))
     with torch.no_grad():
         return network(batch.tokens, batch.lengths)
 
