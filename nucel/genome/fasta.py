@@ -287,12 +287,12 @@ def _wrong_entry(fasta: Path, names: list[str], entries: np.ndarray) -> str | No
         if len(values) != 4 or name in given:
             return f"{index} is damaged: line {i} is {line[:60]!r}."
         given[name] = values
-    for name, (length, offset, line_bases, line_width) in zip(names, entries.tolist(), strict=True):
-        entry = given.pop(name.encode(), None)
+    for contig, (length, offset, line_bases, line_width) in zip(names, entries.tolist(), strict=True):
+        entry = given.pop(contig.encode(), None)
         one_line = length <= line_bases
         expected = [length, offset] if one_line else [length, offset, line_bases, line_width]
         if length > 0 and (entry is None or entry[: len(expected)] != expected or entry[2] < 1):
-            return f"{index} is of another file, or of an older one: contig '{name[:60]}' is different in {fasta}."
+            return f"{index} is of another file, or of an older one: contig '{contig[:60]}' is different in {fasta}."
     if any(length for length, *_ in given.values()):
         return f"{index} is of another file, or of an older one: it has contigs that {fasta} does not have."
     return None

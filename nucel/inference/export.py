@@ -46,7 +46,8 @@ class Contents(NamedTuple):
 
     @property
     def offsets(self) -> np.ndarray:
-        return np.concatenate([[0], np.cumsum(self.lengths)])
+        """int64 (n + 1,): sequence i has rows offsets[i]:offsets[i + 1], where each base has a vector."""
+        return np.concatenate([[0], np.cumsum(() if self.lengths is None else self.lengths)]).astype(np.int64)
 
     @property
     def key(self) -> str:
@@ -56,7 +57,7 @@ class Contents(NamedTuple):
 class Sink(NamedTuple):
     """Where results go: embeddings in the order of the names, then attention weights, if any, in that order."""
 
-    embedding: Callable[[np.ndarray], None]
+    embedding: Callable[[np.ndarray], object]
     """(C,), or (length, C)."""
     attention: Callable[[int, np.ndarray], None]
     """A sequence's number, and (layers, H, T, T)."""

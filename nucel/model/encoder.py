@@ -124,7 +124,8 @@ class Encoder(nn.Module):
         """Tables of global and of local layers."""
         positions, head_width = tokens.shape[1], self.config.head_width
         thetas = (self.config.global_theta, self.config.local_theta)
-        return tuple(rotary_table(positions, head_width, theta, tokens.device) for theta in thetas)
+        far, near = (rotary_table(positions, head_width, theta, tokens.device) for theta in thetas)
+        return far, near
 
     def forward(self, tokens: Tensor, lengths: Tensor | None = None, layer: int = -1) -> Tensor:
         """Hidden states (B, T, C) of token ids (B, T), any integer dtype.
@@ -161,11 +162,11 @@ class Encoder(nn.Module):
             if not 0 <= layer < len(self.layers):
                 raise ValueError(f"attention layers must lie in [0, {len(self.layers)}), got {layer}")
         global_rotary, local_rotary = self._rotary(tokens)
-        weights = {}
+        weights: dict[int, Tensor] = {}
         x = self.embeddings(tokens)
         for number, block in zip(range(max(layers, default=-1) + 1), self.layers, strict=False):
             rotary = global_rotary if self.config.is_global(number) else local_rotary
-            if number in layers:
+            if number in layers and isinstance(block, Block):
                 weights[number] = block.attn.weights(block.attn_norm(x), rotary, lengths)
             x = block(x, rotary, lengths)
         return weights

@@ -72,7 +72,7 @@ def _without_replaced(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]
 
     Two rows that transformers has trained on make one: only their difference enters the softmax.
     """
-    rows = {name: state[name] for name in ("classifier.weight", "classifier.bias") if name in state}
+    rows: dict[str, Tensor] = {name: state[name] for name in ("classifier.weight", "classifier.bias") if name in state}
     counts = {len(tensor) if tensor.ndim else 0 for tensor in rows.values()}
     if counts == {2}:
         return {name: tensor[1:] - tensor[:1] for name, tensor in rows.items()}

@@ -114,14 +114,16 @@ class Classifier(nn.Module):
 
 
 @torch.no_grad()
-def initialize(network: Generator | Discriminator | Classifier, generator: torch.Generator) -> None:
-    """ModernBERT's initialisation, drawn from the given generator.
+def initialize(network: nn.Module, generator: torch.Generator) -> None:
+    """ModernBERT's initialisation of a generator, a discriminator or a classifier, drawn from the given generator.
 
     Normal, truncated at two standard deviations: init_std for embeddings, Wqkv and Wi; init_std / sqrt(2 * layers) for
     what writes to the residual stream and for the heads, so that the untrained logits are near 0. Biases 0, norms 1.
     The dense layer of a linear head is the identity, and is kept from training.
     """
-    encoder = network.model
+    encoder = network.get_submodule("model")
+    if not isinstance(encoder, Encoder):
+        raise TypeError(f"what is initialised has an encoder as its `model`, got {type(encoder).__name__}")
     reads = encoder.config.init_std
     writes = reads / math.sqrt(2 * encoder.config.layers)
     for name, weight in network.named_parameters():

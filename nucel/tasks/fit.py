@@ -155,8 +155,8 @@ class TargetScale(NamedTuple):
     def undo(self, network: nn.Module) -> None:
         """Rescale the network's last layer, `classifier`, so that its outputs are in the table's units."""
         with torch.no_grad():
-            network.classifier.weight.mul_(self.deviation)
-            network.classifier.bias.mul_(self.deviation).add_(self.mean)
+            network.get_parameter("classifier.weight").mul_(self.deviation)
+            network.get_parameter("classifier.bias").mul_(self.deviation).add_(self.mean)
 
 
 def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -277,8 +277,8 @@ def fit(
     network.eval()
     if scale is not None:
         scale.undo(network)
-    last = record.history[-1].step
-    return FitResult(record.history, record.best, time.perf_counter() - started, last / training_s)
+    best = min(record.history, key=lambda evaluation: evaluation.dev_loss)
+    return FitResult(record.history, best, time.perf_counter() - started, record.history[-1].step / training_s)
 
 
 def _split_loss(network: nn.Module, split: Split, options: FitOptions, precision: Precision) -> float:

@@ -173,7 +173,9 @@ def read_task(
     same, reverse = _leaks(whole.sequences, test_split.sequences)
     task = Task(
         names,
-        *splits,
+        whole,
+        dev_split,
+        test_split,
         leaked=int(same.sum()),
         leaked_reverse=int((reverse & ~same).sum()),
         leaked_dev=int(np.logical_or(*_leaks(whole.sequences, dev_split.sequences)).sum()),

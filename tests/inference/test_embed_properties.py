@@ -9,8 +9,9 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import fewer_examples
 from support.tiny import tiny_encoder
 
 import nucel
@@ -33,7 +34,7 @@ def alone(sequence: str, pooling: str = "mean", **options) -> np.ndarray:
     return nucel.embed(ENCODER, [sequence], pooling=pooling, **options)[0]
 
 
-@settings(max_examples=25, deadline=None)
+@fewer_examples(4)
 @given(sequences, poolings, st.integers(0, 2), st.booleans(), st.sampled_from([16_384, 1, 100]))
 def test_a_sequence_s_embedding_is_its_own(given_sequences, pooling, layer, both_strands, batch_tokens):
     """Whatever shares its batch, in whatever order, padded to whatever length."""
@@ -46,7 +47,7 @@ def test_a_sequence_s_embedding_is_its_own(given_sequences, pooling, layer, both
     np.testing.assert_allclose(backwards[::-1], together, **EXACT)
 
 
-@settings(max_examples=15, deadline=None)
+@fewer_examples(6)
 @given(sequences)
 def test_pooling_is_of_the_bases_hidden_states(given_sequences):
     each = nucel.embed_positions(ENCODER, given_sequences)
@@ -55,7 +56,7 @@ def test_pooling_is_of_the_bases_hidden_states(given_sequences):
     np.testing.assert_allclose(mean, [found.mean(0, dtype=np.float64) for found in each], **EXACT)
 
 
-@settings(max_examples=15, deadline=None)
+@fewer_examples(6)
 @given(st.text("ACGTN", min_size=1, max_size=40))
 def test_both_strands_embed_alike(sequence):
     other = nucleotide.decode(nucleotide.reverse_complement(nucleotide.encode(sequence)))
@@ -78,7 +79,7 @@ def test_tiles_answer_for_each_base_once(length, room, data):
     assert all(before[1] - after[0] >= overlap for before, after in pairwise(found))
 
 
-@settings(max_examples=15, deadline=None)
+@fewer_examples(6)
 @given(st.text("ACGTN", min_size=1, max_size=90), st.integers(6, 30), st.booleans(), st.data())
 def test_tiles_are_pooled_as_one_sequence(sequence, context, both_strands, data):
     overlap = data.draw(st.integers(0, context - 2))
@@ -95,7 +96,7 @@ def test_tiles_are_pooled_as_one_sequence(sequence, context, both_strands, data)
     np.testing.assert_allclose(alone(sequence, pooling="cls", **options), np.mean(summary, axis=0), **EXACT)
 
 
-@settings(max_examples=30, deadline=None)
+@fewer_examples(3)
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=200), st.sampled_from([16_384, 1, 700]))
 def test_batches_are_small_enough_and_hold_each_sequence_once(lengths, batch_tokens):
     tokens = [np.full(length, nucleotide.BASES[0], np.uint8) for length in lengths]

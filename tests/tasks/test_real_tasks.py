@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-import pytest
+from support.data import DATA, real
 
 from benchmarks.experiments.finetune_data import split_splice, write_unlabelled
 from nucel.genome.fasta import Genome
@@ -13,8 +10,7 @@ from nucel.tasks.folders import find_tasks
 from nucel.tasks.task import read_task
 from nucel.tokenizers import nucleotide
 
-DATA = Path(os.environ.get("NUCEL_DATA", Path(__file__).parents[2] / "../shared/data"))
-pytestmark = pytest.mark.skipif(not (DATA / "gue").is_dir(), reason=f"no tasks in {DATA} (set NUCEL_DATA)")
+pytestmark = real("gue")
 
 
 def test_gue_is_read_and_its_leaks_are_counted():

@@ -181,6 +181,7 @@ def test_fasta_files_are_fine_tuned_on_with_a_split(run, model, tmp_path):
     assert code == 2 and "give --dev and --test, or --split 80,10,10" in stderr
 
 
+@pytest.mark.interop
 def test_transformers_predicts_the_same(finished, task):
     transformers = pytest.importorskip("transformers")
     out, summary = finished
