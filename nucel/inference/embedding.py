@@ -23,7 +23,7 @@ from ..runtime.device import Precision, choose_precision
 from ..runtime.errors import ConfigError, InputError
 from ..tokenizers import nucleotide
 from .predict import BATCH_TOKENS, Batch, predict
-from .tiles import tiles
+from .tiles import Tiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def _pieces(
         _Piece(i, *tile, reverse)
         for i, sequence in enumerate(tokens)
         for reverse in strands
-        for tile in tiles(len(sequence), room, overlap)
+        for tile in Tiles(len(sequence), room, overlap)
     ]
 
 

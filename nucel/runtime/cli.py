@@ -30,10 +30,10 @@ console = Console(stderr=True, highlight=False)
 def run(
     verb: str,
     config: type[Config],
-    function: Callable[[Config], dict[str, Any]],
+    function: Callable[[Config], dict[str, Any] | None],
     arguments: list[str] | None = None,
 ) -> int:
-    """Parse the arguments into the verb's configuration, call its function, and print the summary it returns.
+    """Parse the arguments into the verb's configuration, call its function, and print the summary, if it returns one.
 
     Args:
         verb: as in ``python -m nucel.VERB``.
@@ -46,7 +46,8 @@ def run(
         summary = function(tyro.cli(config, prog=f"python -m nucel.{verb}", args=arguments))
     except (ValueError, OSError, TrainingError) as error:  # bad arguments and bad files
         return fail(error)
-    print(json.dumps(summary))
+    if summary is not None:
+        print(json.dumps(summary))
     return 0
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..genome.sequences import REGION_COLUMNS, Sequences
 from ..inference.predict import BATCH_TOKENS, predict
-from ..inference.tiles import tiles
+from ..inference.tiles import Tiles
 from ..runtime.device import Precision
 from ..tokenizers import nucleotide
 from .metrics import metrics_of
@@ -59,7 +59,7 @@ def tiled_outputs(
 
     Such a sequence's outputs are the mean of its tiles', weighted by the bases that each answers for.
     """
-    pieces = [(i, t) for i, s in enumerate(tokens) for t in tiles(len(s), room or len(s), (room or 0) // 4)]
+    pieces = [(i, t) for i, s in enumerate(tokens) for t in Tiles(len(s), room or len(s), (room or 0) // 4)]
     parts = [tokens[i][tile.start : tile.end] for i, tile in pieces]
     outputs = raw_outputs(network, parts, precision, both_strands, batch_tokens, "sequences")
     joined = np.zeros((len(tokens), outputs.shape[1]), np.float64)

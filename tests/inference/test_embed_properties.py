@@ -16,7 +16,7 @@ from support.tiny import tiny_encoder
 
 import nucel
 from nucel.inference.predict import make_batch, predict
-from nucel.inference.tiles import tiles
+from nucel.inference.tiles import Tiles
 from nucel.runtime.device import Precision
 from nucel.tokenizers import nucleotide
 
@@ -71,12 +71,16 @@ def test_both_strands_embed_alike(sequence):
 @given(st.integers(1, 300), st.integers(1, 60), st.data())
 def test_tiles_answer_for_each_base_once(length, room, data):
     overlap = data.draw(st.integers(0, room - 1))
-    found = tiles(length, room, overlap)
+    found = Tiles(length, room, overlap)
     assert found[0][0] == 0 and found[-1][1] == length
     assert all(end - start == min(room, length) for start, end, _, _ in found)
     assert all(start <= first < last <= end for start, end, first, last in found)
     assert [x for _, _, first, last in found for x in range(first, last)] == list(range(length))
     assert all(before[1] - after[0] >= overlap for before, after in pairwise(found))
+    mirrored = [(length - end, length - start) for start, end, _, _ in reversed(found)]
+    middle = len(found) // 2 if len(found) % 2 else None  # may miss the exact middle by half a base
+    assert all(i == middle or one == other[:2] for i, (one, other) in enumerate(zip(mirrored, found, strict=True)))
+    assert len(found) == 1 or (len(found) - 2) * (room - overlap) < length - room  # one fewer would not do
 
 
 @fewer_examples(6)
@@ -86,7 +90,7 @@ def test_tiles_are_pooled_as_one_sequence(sequence, context, both_strands, data)
     options = {"long": "tile", "context": context, "overlap_bp": overlap, "average_reverse_complement": both_strands}
     whole = np.zeros((len(sequence), 32))
     summary = []
-    for start, end, first, last in tiles(len(sequence), context - 1, overlap):
+    for start, end, first, last in Tiles(len(sequence), context - 1, overlap):
         tile = sequence[start:end]
         bases = alone(tile, pooling="none", average_reverse_complement=both_strands)
         whole[first:last] = bases[first - start : last - start]
