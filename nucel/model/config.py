@@ -36,7 +36,10 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         for name in ("layers", "width", "heads", "intermediate", "global_every"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("global_theta", "local_theta", "norm_eps", "init_std"):
+        for name in ("global_theta", "local_theta"):
+            value = getattr(self, name)
+            require(1 <= value < math.inf, f"{name} must be at least 1 and finite, got {value}")
+        for name in ("norm_eps", "init_std"):
             value = getattr(self, name)
             require(0 < value < math.inf, f"{name} must be positive and finite, got {value}")
         require(self.radius >= 0, f"radius must be at least 0, got {self.radius}")
