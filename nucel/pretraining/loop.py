@@ -60,12 +60,12 @@ class Loop:
         self,
         config: TrainConfig,
         setup: Setup,
-        run: RunDirectory,
+        run: RunDirectory | None,
         ranks: World,
         first: int = 0,
         record: Callable[[dict[str, Any]], None] | None = None,
     ):
-        """record takes each line of metrics, on the rank that writes them."""
+        """run is None where nothing may be written; record takes each line of metrics, on the rank that writes them."""
         self.config, self.setup, self.ranks, self.run, self.step = config, setup, ranks, run, first
         self.record = record
         self.precision = setup.precision
@@ -73,7 +73,7 @@ class Loop:
         self.parallel = setup.state._replace(model=ranks.exchange_gradients(setup.state.model, device))
         self.meter, self.guard = Meter(setup.state.model), Guard(device)
         self.tokens_per_s: float | None = None
-        self.skipped_steps = sum(line.get("skipped_steps") or 0 for line in log.read_metrics(run))
+        self.skipped_steps = sum(line.get("skipped_steps") or 0 for line in log.read_metrics(run)) if run else 0
         self._seconds = 0.0
         self._steps, self._logged = 0, (0, 0.0)
         self._tokens_per_step = config.batch_size * config.context
@@ -159,18 +159,22 @@ class Loop:
         """Which windows the last step had that was not finite."""
         batch = self.setup.sampler.batch_of_all_ranks(skipped.last)
         names = [self.setup.genome.contigs[contig] for contig in batch.contig]
-        path = self.run.not_finite
-        if self.ranks.is_main:
-            rows = (
-                f"{name}\t{start}\t{start + self.config.context - 1}\t{'-' if strand < 0 else '+'}\n"
-                for name, start, strand in zip(names, batch.start_bp, batch.strand, strict=True)
-            )
-            files.write_text(path, "contig\tstart\tend\tstrand\n" + "".join(rows))
+        if self.run is None:
+            kept = ". Nothing was saved."
+        else:
+            path = self.run.not_finite
+            if self.ranks.is_main:
+                rows = (
+                    f"{name}\t{start}\t{start + self.config.context - 1}\t{'-' if strand < 0 else '+'}\n"
+                    for name, start, strand in zip(names, batch.start_bp, batch.strand, strict=True)
+                )
+                files.write_text(path, "contig\tstart\tend\tstrand\n" + "".join(rows))
+            kept = f"; {path} lists them all. The weights are those before; the newest checkpoint is intact."
         return (
             f"{skipped.longest} steps in a row had a loss or gradient that is not finite and were skipped "
-            f"(--max-skipped {self.config.max_skipped}). The last was step {skipped.last + 1}, whose windows are in "
-            f"{path}, the first being {names[0]}:{batch.start_bp[0]}. The weights are those before; the newest "
-            "checkpoint is intact. Try a lower --lr, a lower --max-grad-norm, more --warmup-steps, or --dtype fp32."
+            f"(--max-skipped {self.config.max_skipped}). The last was step {skipped.last + 1}, whose first window is "
+            f"at {names[0]}:{batch.start_bp[0]}{kept} Try a lower --lr, a lower --max-grad-norm, more --warmup-steps, or "
+            "--dtype fp32."
         )
 
     def validate(self) -> Validation:

@@ -51,7 +51,7 @@ class Setup(NamedTuple):
 
 def open_genome(config: TrainConfig, run: RunDirectory) -> Genome:
     if config.genome:
-        return Genome(config.genome, copy_beside=not config.dry_run)
+        return Genome(config.genome)
     path = run.demo_genome
     if not path.exists():
         console.print(f"No --genome given: generating a demo genome, {path}", markup=False)
@@ -166,11 +166,11 @@ def banner(config: TrainConfig, setup: Setup, ranks: World, run: RunDirectory | 
     shapes = {"generator": config.model.generator, "discriminator": config.model.discriminator}
     if config.objective == "mlm":
         shapes = {"masked_lm": config.model.discriminator}
+    sources = ", ".join(map(str, genome.paths)) if config.genome or run else "demo"
     accumulated = config.batch_size // ranks.size // setup.micro_batch
     rows = {
         "model": ", ".join(size(name, shape) for name, shape in shapes.items()),
-        "genome": f"{', '.join(str(p) for p in genome.paths)}: {len(genome.contigs)} contig(s), "
-        f"{genome.lengths.sum() / 1e6:.2f} Mb",
+        "genome": f"{sources}: {len(genome.contigs)} contig(s), {genome.lengths.sum() / 1e6:.2f} Mb",
         "windows": f"{len(setup.train_windows)} to train on, {len(setup.held_windows)} held out, of "
         f"{config.window_bp} bp; an epoch is {setup.sampler.steps_per_epoch:.1f} steps",
         "budget": f"{config.steps} steps of {config.batch_size} x {config.context} tokens, "

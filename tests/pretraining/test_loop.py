@@ -112,18 +112,6 @@ def test_other_errors_of_a_step_are_not_taken_for_memory(run, monkeypatch):
         run()
 
 
-def test_a_dry_run_estimates_and_writes_nothing(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("nucel.pretraining.estimate._MEASURED_SECONDS", 0.2)
-    code, stdout, stderr = run("--dry-run")
-    assert code == 0 and not (tmp_path / "run").exists()
-    summary = json.loads(stdout.splitlines()[-1])
-    assert summary["tokens"] == 6 * 8 * 64 and summary["epochs"] == pytest.approx(6 * 8 / 67, abs=0.02)
-    assert summary["steps_for_50_epochs"] == pytest.approx(50 * 67 / 8, abs=1)
-    hours = summary["tokens_for_50_epochs"] / summary["tokens_per_s"] / 3600
-    assert summary["hours_for_50_epochs"] == pytest.approx(hours, abs=0.01)
-    assert "50 epochs" in stderr
-
-
 def test_a_small_memory_gets_a_small_micro_batch(run, monkeypatch):
     monkeypatch.setattr("nucel.runtime.environment.free_memory", lambda device: 0)
     code, _, stderr = run()
