@@ -84,6 +84,7 @@ class Loop:
             )
             self._peak = cost.product_rate(device, self.precision.dtype) * ranks.size
         self._ahead: Batch | None = None
+        self._validated: int | None = None
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
@@ -173,8 +174,8 @@ class Loop:
         return (
             f"{skipped.longest} steps in a row had a loss or gradient that is not finite and were skipped "
             f"(--max-skipped {self.config.max_skipped}). The last was step {skipped.last + 1}, whose first window is "
-            f"at {names[0]}:{batch.start_bp[0]}{kept} Try a lower --lr, a lower --max-grad-norm, more --warmup-steps, or "
-            "--dtype fp32."
+            f"at {names[0]}:{batch.start_bp[0]}{kept} Try a lower --lr, a lower --max-grad-norm, more --warmup-steps, "
+            "or --dtype fp32."
         )
 
     def validate(self) -> Validation:
@@ -183,16 +184,49 @@ class Loop:
         Raises:
             TrainingError: the loss is not finite.
         """
-        setup = self.setup
-        validation = validate(setup.state.model, setup.validation_sampler, setup.validation_windows, self.precision)
+        validation = self._held_out(self.setup.validation_windows)
         self.record({"step": self.step, "split": "validation", **validation.metrics})
-        console.print(f"step {self.step}: {setup.state.model.summary(validation.metrics)}", soft_wrap=True)
-        if not math.isfinite(validation.metrics["loss"]):
-            raise TrainingError(
-                f"the loss on held-out windows is not finite after step {self.step}; the weights of this step are not "
-                "saved, the newest checkpoint is intact. Try a lower --lr or --dtype fp32."
-            )
+        console.print(f"step {self.step}: {self.setup.state.model.summary(validation.metrics)}", soft_wrap=True)
+        self._require_finite(validation)
         return validation
+
+    def validate_again(self) -> Validation:
+        """Validate what a finished run has saved; the line of metrics is there already.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        validation = self._held_out(self.setup.validation_windows)
+        self._require_finite(validation)
+        return validation
+
+    def require_usable(self) -> None:
+        """Refuse to save weights that are not finite, or that give no finite loss on held-out windows; for rank 0.
+
+        A step that made them so is noticed by the steps after it alone, which are skipped.
+
+        Raises:
+            TrainingError: says which weights, or that it is the loss.
+        """
+        for name, parameter in self.setup.state.model.named_parameters():
+            if not parameter.isfinite().all():
+                raise TrainingError(f"the weights {name} are not finite {self._unsaved()}")
+        if self._validated != self.step:
+            self._require_finite(self._held_out(self.setup.validation_sampler.rows))
+
+    def _held_out(self, windows: int) -> Validation:
+        self._validated = self.step
+        return validate(self.setup.state.model, self.setup.validation_sampler, windows, self.precision)
+
+    def _require_finite(self, validation: Validation) -> None:
+        if not math.isfinite(validation.metrics["loss"]):
+            raise TrainingError(f"the loss on held-out windows is not finite {self._unsaved()}")
+
+    def _unsaved(self) -> str:
+        return (
+            f"after step {self.step}; the weights of this step are not saved, the newest checkpoint is intact. Try a "
+            "lower --lr or --dtype fp32."
+        )
 
 
 def _bar_text(line: dict[str, Any], skipped_steps: int) -> str:

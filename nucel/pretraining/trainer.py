@@ -29,7 +29,7 @@ from ..runtime.errors import CheckpointError, ConfigError
 from .config import TrainConfig
 from .loop import Loop, noted_signals
 from .setup import Setup, banner, describe, open_genome, prepare
-from .validation import Validation, validate
+from .validation import Validation
 
 
 def choose_directory(config: TrainConfig) -> RunDirectory:
@@ -87,7 +87,7 @@ def train(config: TrainConfig, command: str = "nucel.train", ranks: World = ALON
             reason = stopped_by or "A signal on another rank"
             console.print(f"{reason}: saved step {loop.step}; go on with --resume auto")
         elif validation is None:  # a finished run was resumed: nothing is new but the summary
-            validation = validate(setup.state.model, setup.validation_sampler, setup.validation_windows, precision)
+            validation = loop.validate_again()
         summary = {
             "step": loop.step,
             "tokens": loop.step * config.batch_size * config.context,
@@ -159,6 +159,7 @@ def _train(
                 if loop.step % config.validate_every == 0 or loop.step == last:
                     validation = loop.validate()
                 if loop.step % config.save_every == 0 or at_end:
+                    loop.require_usable()
                     checkpoint.save(run, loop.step, setup.state, config.keep)
                     card.write(run)
             if stopping:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model import hub
+from ..model.hub_files import first_not_finite
 from ..runtime import files
 from ..runtime.environment import versions
 from ..runtime.errors import CheckpointError, HubError
@@ -205,7 +206,11 @@ def _read(
         raise
     except _UNREADABLE as error:
         raise CheckpointError(f"{_TRAINER} cannot be read by torch {torch.__version__} ({error})") from None
-    return saved, {name: hub.weights_for(getattr(model, name), checkpoint / name) for name in names}
+    weights = {name: hub.weights_for(getattr(model, name), checkpoint / name) for name in names}
+    for name, state in weights.items():
+        if tensor := first_not_finite(state):
+            raise CheckpointError(f"{name}: {tensor} holds values that are not finite")
+    return saved, weights
 
 
 def _require_content(saved: Any, state: TrainState) -> None:
