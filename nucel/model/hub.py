@@ -125,19 +125,24 @@ def _require_match(
         raise HubError(f"{source} {'; '.join(sorted(problems)[:3])}{more}")
 
 
-def weights_for(network: Generator | Discriminator, directory: Path) -> dict[str, Tensor]:
+def weights_for(
+    network: Generator | Discriminator, directory: Path, says: str = "as its config.json says"
+) -> dict[str, Tensor]:
     """The state dict that `save` (or transformers, from the same classes) wrote of a network of the same sizes.
+
+    `says` ends the message about another shape: where the expected one comes from.
 
     Raises:
         HubError: missing or damaged weights, or those of another network.
     """
+    read_header(directory)
     state = read_weights(directory)
     embedding = "model." + _EMBEDDING
     if embedding in state and isinstance(network, Generator) and network.tied:
         state.setdefault("decoder.weight", state[embedding])
     if isinstance(network, Discriminator):
         state |= _without_replaced(state, directory / WEIGHTS)
-    _require_match(network, state, directory / WEIGHTS)
+    _require_match(network, state, directory / WEIGHTS, says)
     return state
 
 

@@ -16,8 +16,10 @@ from ..runtime.device import choose_precision
 from ..runtime.distributed import ALONE, World
 from . import cost
 from .config import TrainConfig
+from .initial import start_from
 from .loop import Loop
 from .setup import banner, prepare
+from .stored import extended
 
 _MEASURED_SECONDS = 20.0
 
@@ -28,9 +30,12 @@ def estimate(config: TrainConfig, ranks: World = ALONE) -> dict[str, Any]:
     Raises:
         As `train`.
     """
+    config = extended(config)
     precision = choose_precision(config.device, config.dtype)
     with _opened(config) as genome:
         setup = prepare(config, precision, genome, ranks)
+        if config.init_from and config.resume is None:
+            start_from(config.init_from, setup.state.model)
         loop = Loop(config, setup, None, ranks)
         if ranks.is_main:
             banner(config, setup, ranks, None)

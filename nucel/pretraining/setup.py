@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -19,15 +16,17 @@ from ..model.config import EncoderConfig
 from ..objectives.electra import Electra
 from ..objectives.mlm import MaskedLM
 from ..runs.checkpoint import TrainState
-from ..runs.directory import GenomeDescription, RunDescription, RunDirectory, WindowCounts
+from ..runs.description import GenomeDescription, RunDescription, WindowCounts
+from ..runs.directory import RunDirectory
 from ..runtime import environment
 from ..runtime.cli import console
-from ..runtime.device import DTYPES, Precision
+from ..runtime.device import Precision
 from ..runtime.distributed import World
 from ..runtime.errors import ConfigError
 from . import cost
-from .config import Recipe, TrainConfig
+from .config import TrainConfig
 from .step import make_optimizer
+from .stored import recipe_of, settings_of
 from .validation import VALIDATION_SEED
 
 _OBJECTIVES = {"electra": Electra, "mlm": MaskedLM}
@@ -121,17 +120,10 @@ def prepare(config: TrainConfig, precision: Precision, genome: Genome, ranks: Wo
 
 def describe(config: TrainConfig, setup: Setup, command: str) -> RunDescription:
     """What run.json holds: all that decides the result, and what it was made with."""
-    recipe = {field.name: getattr(config, field.name) for field in dataclasses.fields(Recipe)}
-    recipe["model"] = dataclasses.asdict(config.model)
-    # A region's file may change its content, and a path its meaning.
-    for bed in ("keep_bed", "drop_bed"):
-        if path := recipe[bed]:
-            recipe[bed] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    recipe["dtype"] = next(name for name, dtype in DTYPES.items() if dtype == setup.precision.dtype)
     return RunDescription(
-        recipe=recipe,
+        recipe=recipe_of(config, setup.precision),
         genome=GenomeDescription(
-            files=[str(path) for path in setup.genome.paths],
+            files=[str(path.absolute()) for path in setup.genome.paths],
             fingerprint=setup.genome.fingerprint,
             contigs=len(setup.genome.contigs),
             length_bp=int(setup.genome.lengths.sum()),
@@ -139,6 +131,7 @@ def describe(config: TrainConfig, setup: Setup, command: str) -> RunDescription:
         windows=WindowCounts(train=len(setup.train_windows), held_out=len(setup.held_windows)),
         command=command,
         versions=environment.versions(setup.precision.device),
+        settings=settings_of(config),
     )
 
 

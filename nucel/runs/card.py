@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from ..runtime import files
 from . import log
-from .directory import RunDescription, RunDirectory
+from .description import RunDescription
+from .directory import RunDirectory
 
 _FRONT_MATTER = """\
 ---
@@ -136,8 +137,9 @@ def _card(run: RunDirectory, where: Path, folder: Path) -> str:
         _limits(description),
         "## Recipe",
         f"```sh\n{_without_folders(description.command)}\n```",
-        "Folders are left out of this command. With `--resume auto`, the same command on the same files continues the "
-        "run if it has not come to its end. All settings that decide the result:",
+        "Folders are left out of this command. `python -m nucel.train --resume DIR` continues the run in its directory "
+        "if it has not come to its end; a finished one is trained on with `--extend-steps N`. All settings that decide "
+        "the result:",
         f"```json\n{json.dumps(_deciding(description), indent=2)}\n```",
     ]
     if where == run.path:
@@ -173,16 +175,22 @@ def _trained_on(description: RunDescription, lines: list[dict[str, Any]], step: 
         drawn = steps * description.batch_size
         return f"{steps:,} steps, {drawn * description.context:,} tokens, {drawn / windows.train:.3g} epochs"
 
+    extended = ""
+    if description.extended_from:
+        extended = f" (extended after {' and '.join(f'{steps:,}' for steps in description.extended_from)} steps)"
     rows = [
         ("genome", f"{genome}: {description.genome.contigs:,} contig(s), {description.genome.length_bp / 1e6:,.2f} Mb"),
         ("fingerprint", f"`{description.genome.fingerprint}`, SHA-256 of the uncompressed FASTA"),
         ("windows", f"{windows.train:,} to train on, {windows.held_out:,} held out"),
         ("batch", f"{description.batch_size:,} windows of {description.context:,} tokens"),
-        ("schedule", amount(description.steps)),
+        ("schedule", amount(description.steps) + extended),
         ("these weights", amount(step)),
     ]
     if skipped := sum(line.get("skipped_steps") or 0 for line in lines):
         rows.append(("skipped steps", f"{skipped:,}, whose loss or gradient was not finite"))
+    if description.initial_weights:
+        sums = ", ".join(f"{name} `{digest}`" for name, digest in description.initial_weights.items())
+        rows.append(("started from", f"`{_initial(description)}`, SHA-256 of the weights: {sums}"))
     if rates:
         rows.append(("speed", f"{median(rates):,.0f} tokens/s"))
     rows.append(("made with", ", ".join(f"{name} {x}" for name, x in description.versions.items() if x)))
@@ -216,12 +224,20 @@ def _shown(metric: str, description: RunDescription) -> str:
     return metric.replace("generator", "masked_lm") if description.objective == "mlm" else metric
 
 
+def _initial(description: RunDescription) -> str | None:
+    """The name of the model that a run started from, without its folders; None where its weights were drawn."""
+    path = description.recipe.get("init_from")
+    return path and Path(path).name
+
+
 def _deciding(description: RunDescription) -> dict[str, Any]:
-    """The recipe without the sizes of a network that the objective does not train."""
-    if description.objective != "mlm":
-        return description.recipe
-    model = {name: value for name, value in description.recipe["model"].items() if name != "generator"}
-    return {**description.recipe, "model": model}
+    """The recipe without the sizes of a network that the objective does not train, and without folders."""
+    recipe = dict(description.recipe)
+    if recipe.get("init_from"):
+        recipe["init_from"] = _initial(description)
+    if description.objective == "mlm":
+        recipe["model"] = {name: value for name, value in recipe["model"].items() if name != "generator"}
+    return recipe
 
 
 def _limits(description: RunDescription) -> str:

@@ -26,7 +26,8 @@ from ..runtime import files
 from ..runtime.environment import versions
 from ..runtime.errors import CheckpointError, HubError
 from ..runtime.files import differences, mib
-from .directory import RunDescription, RunDirectory
+from .description import RunDescription
+from .directory import RunDirectory
 from .log import parse_metrics
 
 _TRAINER = "trainer.pt"
@@ -276,8 +277,10 @@ def _require_origin(checkpoint: Path, saved: dict[str, Any], description: RunDes
         origin = RunDescription.from_json(saved["run"])
     except ValueError as error:
         raise CheckpointError(f"{_TRAINER}: run: {error}") from None
-    if lines := description.differences(origin):
+    if lines := description.without_extensions(origin.steps).differences(origin.recipe, origin.genome):
         raise CheckpointError(f"it is of another run ({'; '.join(lines)})")
+    if description.extended_from and saved["step"] < (begun := description.extended_from[-1]):
+        raise CheckpointError(f"it is of step {saved['step']}, and the run was extended from step {begun}")
 
 
 def _set_aside(checkpoint: Path) -> None:

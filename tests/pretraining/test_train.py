@@ -324,7 +324,8 @@ def test_a_genome_that_cannot_be_used_is_refused(kind, tmp_path, capsys):
         (["--hold-out", "chrX"], "there is no contig 'chrX'"),
         (["--device", "tpu"], "--device tpu cannot be used"),
         (["--resume", "auto"], "--resume auto needs --out"),
-        (["--resume", "nowhere"], "there is no run with a checkpoint"),
+        (["--resume", "nowhere"], "there is no run in that directory"),
+        (["--extend-steps", "3", "--resume", "auto", "--out", "runs/new"], "is at step 0 of 10"),
         (["--hold-out", "demo1", "demo2", "demo3"], "leaves none to train on"),
     ],
 )
@@ -371,7 +372,9 @@ def test_resuming_with_another_recipe_or_genome_is_refused(run, tmp_path, capsys
     ):
         assert main([*words, *arguments]) == 2
         error = capsys.readouterr().err
-        assert all(message in error for message in [*messages, "It was started by: python -m nucel.train"])
+        assert all(
+            message in error for message in [*messages, "It was started by: python -m nucel.train", "Go on with"]
+        )
         assert contents(out) == before
 
 
@@ -467,7 +470,8 @@ def test_a_recipe_stored_by_an_earlier_version_has_the_same_keys():
         "model objective hold_out hold_out_fraction reverse_complement steps batch_size lr betas adam_eps weight_decay "
         "warmup_steps decay max_grad_norm dtype seed"
     )
-    assert list(Recipe.__dataclass_fields__) == stored.split()
+    assert list(Recipe.__dataclass_fields__) == [*stored.split(), "init_from"]
+    assert Recipe().init_from is None  # what is null is no difference to what is missing
 
 
 def test_options_choose_the_windows(tmp_path):

@@ -28,7 +28,8 @@ from nucel.pretraining.config import Recipe
 from nucel.pretraining.step import make_optimizer
 from nucel.runs import checkpoint, log
 from nucel.runs.checkpoint import TrainState
-from nucel.runs.directory import GenomeDescription, RunDescription, RunDirectory, WindowCounts
+from nucel.runs.description import GenomeDescription, RunDescription, WindowCounts
+from nucel.runs.directory import RunDirectory
 from nucel.runtime import environment, files
 from nucel.runtime.errors import CheckpointError
 from nucel.train import main
