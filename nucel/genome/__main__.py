@@ -45,6 +45,11 @@ def survey(config: GenomeConfig) -> Table:
     started = time.perf_counter()
     genome = Genome(config.genome, copy_beside=False)
     seconds = time.perf_counter() - started
+    if genome.masked_bp.sum() >= (genome.lengths - genome.unknown_bp).sum():
+        cli.note(
+            "masked is 100 %: every base is lower-case, so that case tells nothing about repeats, and --max-masked "
+            "would count every window as one"
+        )
     windows = Windows.tile(genome, config)
     if config.genome_weights:
         windows = windows.weighted(config.genome_weights)

@@ -75,7 +75,10 @@ class ElectraConfig:
     """Generator's decoder shares its embedding matrix (ModernBERT's default; not stated in the paper)."""
 
     def __post_init__(self) -> None:
-        require(0 < self.mask_rate < 1, f"mask_rate must lie between 0 and 1, got {self.mask_rate}")
+        require(
+            0 < self.mask_rate < 1,
+            f"mask_rate must lie between 0 and 1, got {self.mask_rate} (at 1 there is no base left to predict from)",
+        )
         require(0 < self.temperature < math.inf, f"temperature must be positive and finite, got {self.temperature}")
         require(
             0 <= self.discriminator_weight < math.inf,

@@ -145,9 +145,16 @@ class Electra(nn.Module):
 
     @staticmethod
     def interval(logits: Tensor, replaced: Tensor) -> dict[str, float]:
-        """Bounds of the AUROC's 95 % interval over windows, from `scores`."""
+        """Bounds of the AUROC's 95 % interval over windows, from `scores`; nan where one window gives no interval."""
         low, high = bootstrap_auroc(-logits, replaced)
         return {"rtd_auroc_low": low, "rtd_auroc_high": high}
+
+    @staticmethod
+    def progress(metrics: dict[str, float]) -> str:
+        """Training's metrics in a few words, for the progress bar."""
+        return (
+            f"generator {metrics['generator_loss']:.3f} RTD {metrics['rtd_loss']:.4f} AUROC {metrics['rtd_auroc']:.3f}"
+        )
 
     @staticmethod
     def summary(metrics: dict[str, float]) -> str:

@@ -65,8 +65,11 @@ class RankedScores:
 def bootstrap_auroc(scores: Tensor, positive: Tensor, seed: int = 0, draws: int = 200) -> tuple[float, float]:
     """95 % interval of the AUROC of scores (B, T) with labels positive, bool (B, T), by resampling whole rows.
 
-    Rows (windows) are the unit, since neighbouring positions are not independent.
+    Rows (windows) are the unit, since neighbouring positions are not independent. One row tells nothing of how much
+    rows differ: its bounds are nan.
     """
+    if len(scores) < 2:
+        return math.nan, math.nan
     ranked = RankedScores(scores.flatten(), positive.flatten())
     windows, positions = scores.shape
     generator = torch.Generator().manual_seed(seed)

@@ -64,6 +64,11 @@ class MaskedLM(nn.Module):
         return {}
 
     @staticmethod
+    def progress(metrics: dict[str, float]) -> str:
+        """Training's metrics in a few words, for the progress bar."""
+        return f"masked-base loss {metrics['generator_loss']:.3f}"
+
+    @staticmethod
     def summary(metrics: dict[str, float]) -> str:
         """A validation in a line."""
         return f"held-out masked-base loss {metrics['generator_loss']:.4f}"

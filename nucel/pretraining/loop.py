@@ -139,7 +139,19 @@ class Loop:
         if self.record:
             self.record(line)
         self.skipped_steps += skipped.steps
-        return _bar_text(line, self.skipped_steps)
+        return self._bar_text(line)
+
+    def _bar_text(self, line: dict[str, Any]) -> str:
+        parts = [self.setup.state.model.progress(line)]
+        if "tokens_per_s" in line:
+            parts.append(f"{line['tokens_per_s']:,.0f} tokens/s")
+        if "mfu" in line:
+            parts.append(f"{line['mfu']:.0%} MFU")
+        if "memory_mib" in line:
+            parts.append(f"{line['memory_mib'] / 1024:.0f} GiB")
+        if self.skipped_steps:
+            parts.append(f"{self.skipped_steps} skipped")
+        return " ".join(parts)
 
     def _speed(self) -> dict[str, float]:
         """Tokens per second since the last line; of a GPU also the share of its product rate, and peak memory."""
@@ -227,21 +239,6 @@ class Loop:
             f"after step {self.step}; the weights of this step are not saved, the newest checkpoint is intact. Try a "
             "lower --lr or --dtype fp32."
         )
-
-
-def _bar_text(line: dict[str, Any], skipped_steps: int) -> str:
-    parts = [f"generator {line['generator_loss']:.3f}"]
-    if "rtd_loss" in line:
-        parts.append(f"RTD {line['rtd_loss']:.4f} AUROC {line['rtd_auroc']:.3f}")
-    if "tokens_per_s" in line:
-        parts.append(f"{line['tokens_per_s']:,.0f} tokens/s")
-    if "mfu" in line:
-        parts.append(f"{line['mfu']:.0%} MFU")
-    if "memory_mib" in line:
-        parts.append(f"{line['memory_mib'] / 1024:.0f} GiB")
-    if skipped_steps:
-        parts.append(f"{skipped_steps} skipped")
-    return " ".join(parts)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

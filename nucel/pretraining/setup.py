@@ -19,12 +19,12 @@ from ..runs.checkpoint import TrainState
 from ..runs.description import GenomeDescription, RunDescription, WindowCounts
 from ..runs.directory import RunDirectory
 from ..runtime import environment
-from ..runtime.cli import console
+from ..runtime.cli import console, note
 from ..runtime.device import Precision
 from ..runtime.distributed import World
-from ..runtime.errors import ConfigError
+from ..runtime.errors import ConfigError, GenomeError
 from . import cost
-from .config import TrainConfig
+from .config import PRESETS, TrainConfig
 from .step import make_optimizer
 from .stored import recipe_of, settings_of
 from .validation import VALIDATION_SEED
@@ -59,9 +59,53 @@ def open_genome(config: TrainConfig, run: RunDirectory) -> Genome:
 
 
 def windows_of(config: TrainConfig, genome: Genome) -> tuple[Windows, Windows]:
-    """Windows to train on, and those held out."""
-    train, held = Windows.tile(genome, config).hold_out(config.hold_out, config.hold_out_fraction)
+    """Windows to train on, and those held out.
+
+    Raises:
+        GenomeError: there are none; names the presets with smaller windows if that may be why.
+    """
+    try:
+        train, held = Windows.tile(genome, config).hold_out(config.hold_out, config.hold_out_fraction)
+    except GenomeError as error:
+        smaller = {name: preset().window_bp for name, preset in PRESETS.items()}
+        smaller = [f"{name} ({size} bp)" for name, size in smaller.items() if size < config.window_bp]
+        if not smaller or genome.lengths.max() > _FEW_WINDOWS * config.window_bp:
+            raise
+        raise GenomeError(f"{error}. Presets with smaller windows: {', '.join(smaller)}") from None
     return train.weighted(config.genome_weights) if config.genome_weights else train, held
+
+
+_FEW_WINDOWS = 10
+_MANY_EPOCHS = 500
+"""The paper's run takes about 50."""
+
+
+def remarks(config: TrainConfig, setup: Setup) -> list[str]:
+    """What a user should know of the settings before a long run, though they work."""
+    notes = []
+    count, epochs = len(setup.train_windows), config.steps / setup.sampler.steps_per_epoch
+    advice = "take a smaller preset, fewer --steps, a smaller --batch-size, or more genome"
+    if count < config.batch_size:
+        notes.append(
+            f"The genome is small for these settings: it has {count} windows to train on, fewer than a batch of "
+            f"{config.batch_size}; {advice}"
+        )
+    elif epochs > _MANY_EPOCHS:
+        notes.append(
+            f"The genome is small for these settings: the run reads each of its {count} windows {epochs:,.0f} times, "
+            f"and may learn them by heart; {advice}"
+        )
+    if round(config.model.mask_rate * (config.context - 1)) == config.context - 1:
+        notes.append(
+            f"--model.mask-rate {config.model.mask_rate} masks all {config.context - 1} bases of a window, so that "
+            "there is nothing to predict them from; the paper masks 0.15"
+        )
+    if setup.validation_windows == 1 and config.objective == "electra":
+        notes.append(
+            "One window is held out, so that the AUROC has no interval; raise --validation-windows or "
+            "--hold-out-fraction"
+        )
+    return notes
 
 
 def prepare(config: TrainConfig, precision: Precision, genome: Genome, ranks: World) -> Setup:
@@ -176,3 +220,5 @@ def banner(config: TrainConfig, setup: Setup, ranks: World, run: RunDirectory | 
         rows["run"] = str(run)
     for name, text in rows.items():
         console.print(f"  {name:8} {text}", soft_wrap=True, markup=False)
+    for remark in remarks(config, setup):
+        note(remark)

@@ -211,6 +211,8 @@ def _results(lines: list[dict[str, Any]], summary: dict[str, Any], description: 
             low, high = (summary.get(f"val_{name}_{end}") for end in ("low", "high"))
             if summary.get("step") == newest["step"] and low is not None:
                 value += f" (95 % of bootstrapped windows: {low:.4f} to {high:.4f})"
+            elif summary.get("val_windows") == 1 and name == "rtd_auroc":
+                value += " (no interval: one held-out window)"
             rows.append((_shown(name, description), value, meaning))
     windows = f"{summary['val_windows']:,} of {description.windows.held_out:,}" if "val_windows" in summary else "the"
     return [
