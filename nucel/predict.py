@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -51,8 +51,8 @@ class PredictConfig(InputOptions, DeviceOptions):
             raise ConfigError(f"context must be at least 2, [CLS] and a base, got {self.context}")
 
 
-def predict_file(config: PredictConfig) -> dict[str, Any]:
-    """Carry out the command; returns its summary.
+def predict_file(config: PredictConfig) -> cli.Result:
+    """Carry out the command; returns its summary and report.
 
     Raises:
         ConfigError, InputError, GenomeError, HubError, OSError: bad input; no file is left.
@@ -76,7 +76,7 @@ def predict_file(config: PredictConfig) -> dict[str, Any]:
     config.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(config.out, predictions_table(found, labels, outputs, truth))
     measured = {} if targets is None else figures(targets, outputs, classes=labels is not None)
-    return {
+    summary = {
         "sequences": len(found),
         **finite(measured),
         "seconds": round(seconds, 3),
@@ -84,6 +84,15 @@ def predict_file(config: PredictConfig) -> dict[str, Any]:
         "device": str(precision.device),
         "out": str(config.out),
     }
+    measures = ", ".join(f"{name} {value:.4f}" for name, value in finite(measured).items() if value is not None)
+    again = cli.command_line("predict", [config.model, "OTHER.fa", "--out", "other.tsv"])
+    lines = (
+        f"Predicted {'a number' if labels is None else f'one of {len(labels)} classes'} for {len(found):,} sequences"
+        + (f"; against {config.label_column}: {measures}." if measures else "."),
+        f"The predictions are in {config.out}, in the order of the input.",
+        f"Next: {again}" if measures else "Next: to evaluate, add --label-column with a column of true labels",
+    )
+    return cli.Result(summary, lines)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,10 +7,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ..genome import demo
 from ..genome.fasta import Genome
+from ..runtime import cli
 from ..runtime.cli import console
 from ..runtime.device import choose_precision
 from ..runtime.distributed import ALONE, World
@@ -24,7 +24,7 @@ from .stored import extended
 _MEASURED_SECONDS = 20.0
 
 
-def estimate(config: TrainConfig, ranks: World = ALONE) -> dict[str, Any]:
+def estimate(config: TrainConfig, ranks: World = ALONE) -> cli.Result:
     """Measure a few steps and say what the run would take; writes nothing, and never steps beyond config.steps.
 
     Raises:
@@ -67,16 +67,31 @@ def estimate(config: TrainConfig, ranks: World = ALONE) -> dict[str, Any]:
         "hours_for_50_epochs": round(hours[epoch_steps], 2),
         "device": str(precision.device),
     }
+    amounts = [(summary[f"steps{end}"], summary[f"tokens{end}"], summary[f"hours{end}"]) for end in ("", _PAPERS)]
     if ranks.is_main:
         console.print(
             f"  {summary['tokens_per_s']:,.0f} tokens/s over {summary['steps_measured']} step(s)\n"
-            f"  --steps {config.steps}: {summary['tokens'] / 1e9:.2f} G tokens, {summary['epochs']} epochs, "
-            f"{summary['hours']:.2f} h\n"
-            f"  --steps {summary['steps_for_50_epochs']}: {summary['tokens_for_50_epochs'] / 1e9:.2f} G tokens, "
-            f"{epochs} epochs, {summary['hours_for_50_epochs']:.2f} h",
+            + "\n".join(
+                f"  --steps {steps}: {tokens / 1e9:.2f} G tokens, {passes} epochs, {hours:.2f} h"
+                for (steps, tokens, hours), passes in zip(amounts, (summary["epochs"], epochs), strict=True)
+            ),
             soft_wrap=True,
         )
-    return summary
+    lines = (
+        f"The run would take about {_duration(summary['hours'])} on this machine.",
+        "This was a dry run: nothing was written.",
+        "Next: the same command without --dry-run",
+    )
+    return cli.Result(summary, lines)
+
+
+_PAPERS = "_for_50_epochs"
+
+
+def _duration(hours: float) -> str:
+    return (
+        f"{hours:,.1f} hours" if hours >= 2 else f"{hours * 60:,.0f} minutes" if hours >= 1 / 30 else "a minute or two"
+    )
 
 
 @contextlib.contextmanager

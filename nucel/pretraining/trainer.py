@@ -23,11 +23,12 @@ from typing import Any
 
 from ..runs import card, checkpoint, log
 from ..runs.directory import RunDirectory
-from ..runtime import files
+from ..runtime import cli, files
 from ..runtime.cli import console, note, progress_bar
 from ..runtime.device import Precision, choose_precision
 from ..runtime.distributed import ALONE, World, is_lost_connection
 from ..runtime.errors import CheckpointError, ConfigError, NucelError, TrainingError
+from . import report
 from .config import TrainConfig
 from .initial import start_from
 from .loop import Loop, noted_signals
@@ -76,8 +77,8 @@ def _require_unused(run: RunDirectory) -> None:
         raise CheckpointError(f"{run} is not empty; {advice}")
 
 
-def train(config: TrainConfig, command: str = "nucel.train", ranks: World = ALONE) -> dict[str, Any]:
-    """Carry out a run; returns its summary, the JSON object that `main` prints.
+def train(config: TrainConfig, command: str = "nucel.train", ranks: World = ALONE) -> cli.Result:
+    """Carry out a run; returns its summary and the lines that `main` prints.
 
     Raises:
         ConfigError, GenomeError, HubError, CheckpointError, OSError: bad input; nothing half-written is left.
@@ -98,11 +99,8 @@ def train(config: TrainConfig, command: str = "nucel.train", ranks: World = ALON
         loop, validation, stopped_by = _train(config, setup, run, first, ranks)
         interrupted = loop.step < _last_step(config)
         if not ranks.is_main:
-            return {"interrupted": interrupted}
-        if interrupted:
-            reason = stopped_by or "A signal on another rank"
-            console.print(f"{reason}: saved step {loop.step}; go on with: {go_on}", soft_wrap=True, markup=False)
-        elif validation is None:  # a finished run was resumed: nothing is new but the summary
+            return cli.Result({"interrupted": interrupted})
+        if validation is None and not interrupted:  # a finished run was resumed: nothing is new but the summary
             validation = loop.validate_again()
         summary = {
             "step": loop.step,
@@ -117,7 +115,11 @@ def train(config: TrainConfig, command: str = "nucel.train", ranks: World = ALON
         run.write_summary(summary)
         card.write(run)
         _plot(run)
-        return files.finite(summary)
+        if interrupted:
+            lines = report.stopped(run, stopped_by or "A signal on another rank", loop.step, config, go_on)
+        else:
+            lines = report.trained(run, validation, loop.step, config, setup)
+        return cli.Result(files.finite(summary), lines)
 
 
 def _go_on(config: TrainConfig, run: RunDirectory, command: str) -> str:
@@ -230,8 +232,7 @@ def _validated(validation: Validation | None, setup: Setup) -> dict[str, Any]:
     """The summary's part of a validation."""
     if validation is None:
         return {}
-    metrics = validation.metrics | setup.state.model.interval(*validation.scores)
-    rounded = {f"val_{name}": round(value, 6) for name, value in metrics.items()}
+    rounded = {f"val_{name}": round(value, 6) for name, value in report.metrics_of(validation, setup).items()}
     return rounded | {"val_windows": setup.validation_windows}
 
 

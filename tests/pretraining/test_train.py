@@ -280,6 +280,7 @@ def test_the_debug_preset_learns_the_demo_genome(tmp_path):
     )
     summary = json.loads(result.stdout.splitlines()[-1])
     assert summary["val_rtd_loss"] < summary["val_rtd_blind"]
+    assert "It has learned: on held-out windows the discriminator's loss is" in result.stderr
     assert summary["val_rtd_auroc"] > 0.6 and summary["val_rtd_auroc_low"] > 0.5
     assert summary["val_generator_loss"] < 1.372 - 0.2  # order-0 entropy of the demo genome, nats
 
