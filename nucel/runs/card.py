@@ -53,6 +53,8 @@ class _Head(NamedTuple):
     """Its name on the hub."""
     role: str
     lines: str
+    pipelines: tuple[str, ...]
+    """What transformers' pipelines make of it: lines of Python, each with a comment."""
 
 
 _HEADS = {
@@ -65,6 +67,10 @@ from transformers import AutoModelForTokenClassification
 discriminator = AutoModelForTokenClassification.from_pretrained(folder)
 with torch.no_grad():
     logits = discriminator(**batch).logits  # (1, 9, 2): their softmax is the chance of replaced, original""",
+        (
+            'pipeline("token-classification", {folder}, ignore_labels=[])("ACGTTGCA")  # replaced or original',
+            'pipeline("feature-extraction", {folder})("ACGTTGCA")  # hidden states',
+        ),
     ),
     "ModernBertForMaskedLM": _Head(
         "fill-mask",
@@ -77,6 +83,10 @@ masked = tokenizer("ACGT[MASK]GCA", return_tensors="pt")
 with torch.no_grad():
     logits = masked_lm(**masked).logits[0, 5, tokenizer.convert_tokens_to_ids(list("ACGT"))]
 probabilities = logits.softmax(-1)  # (4,): of A, C, G, T at the masked position""",
+        (
+            'pipeline("fill-mask", {folder})("ACGT[MASK]GCA", targets=list("ACGT"))  # the bases by their probability',
+            'pipeline("feature-extraction", {folder})("ACGTTGCA")  # hidden states',
+        ),
     ),
 }
 _MEANINGS = {
@@ -129,6 +139,7 @@ def _card(run: RunDirectory, where: Path, folder: Path) -> str:
         f"Pre-trained on {genome} by NucEL: a ModernBERT encoder of DNA with one token per base, read by transformers "
         "without custom code.",
         *_use(where, folder, head),
+        *_pipelines(run, where, folder),
         "## What it was trained on",
         _trained_on(description, lines, run.newest_step(), genome),
         "## What it reaches",
@@ -165,6 +176,23 @@ def _use(where: Path, folder: Path, head: _Head) -> list[str]:
         "A vector for each sequence, by NucEL itself:",
         f"```python\n{_NUCEL.format(**values)}\n```",
     ]
+
+
+def _pipelines(run: RunDirectory, where: Path, folder: Path) -> list[str]:
+    """Which of transformers' pipelines each model folder is for, as seen from the folder `where`."""
+    folders = run.published() if where == run.path else [folder]
+    rows = [
+        (f"`{one.name}/`", f"`{line.format(folder=json.dumps('.' if where == one else one.name))}`", f"{meaning}")
+        for one in folders
+        for line, meaning in (text.split("  # ") for text in _HEADS[_config(one)["architectures"][0]].pipelines)
+    ]
+    parts = ["Pipelines of transformers:", _table(("folder", "pipeline", "what it gives"), rows)]
+    if any("fill-mask" in line for _, line, _ in rows):
+        parts.append(
+            "Without `targets`, `fill-mask` ranks all 27 tokens. A network that is hardly trained may then offer "
+            "special tokens, and of a trained one the fifth answer is one, since there are four bases."
+        )
+    return parts
 
 
 def _trained_on(description: RunDescription, lines: list[dict[str, Any]], step: int, genome: str) -> str:
