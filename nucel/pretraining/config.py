@@ -104,8 +104,7 @@ class TrainConfig(Recipe):
     out: Path | None = None
     """Run directory; by default runs/ and a time stamp."""
     resume: str | None = None
-    """A run directory to continue; it knows its recipe and genome. Or "auto": continue --out if it holds a run, else
-    start it."""
+    """A run directory to continue, by its own recipe and genome; or "auto": continue the run in --out, or start it."""
     extend_steps: int | None = None
     """With --resume: train a finished run for so many more steps, on the schedule of a run of all its steps."""
     stop_after: int | None = None
