@@ -78,8 +78,8 @@ class _Trained(NamedTuple):
     test: Predictions
 
 
-def finetune(config: FinetuneConfig, command: str = "nucel.finetune") -> dict[str, Any]:
-    """Carry out the command; returns its summary, the JSON object that `main` prints.
+def finetune(config: FinetuneConfig, command: str = "nucel.finetune") -> cli.Result:
+    """Carry out the command; returns its summary and report.
 
     Raises:
         ConfigError, InputError, GenomeError, HubError, OSError: bad input; no directory is left.
@@ -117,7 +117,23 @@ def finetune(config: FinetuneConfig, command: str = "nucel.finetune") -> dict[st
     versions = environment.versions(precision.device)
     description = {"command": command, "settings": settings, "labels": task.labels, "versions": versions, **summary}
     write_text(config.out / "result.json", json.dumps(description, indent=2, default=str) + "\n")
-    return summary
+    return cli.Result(summary, _report(config, task, summary))
+
+
+def _report(config: FinetuneConfig, task: Task, summary: dict[str, Any]) -> tuple[str, ...]:
+    """Three lines for people: is it better than a constant guess, where is it, what next."""
+    main, guess = ("test_pearson", "predicting the mean") if task.labels is None else ("test_mcc", "a constant guess")
+    value, spread = summary[main], summary[f"{main}_sd"]
+    name = "Pearson correlation" if task.labels is None else "MCC"
+    if value is None:
+        verdict = f"{name} on the test table is not defined"
+    else:
+        seeds = f" ± {spread:.3f} over {len(config.seeds)} seeds" if spread is not None else ""
+        learned = value > 2 * (spread or 0) and value > 0.05
+        verdict = f"{name} {value:.3f}{seeds} on the test table, {'above' if learned else 'no better than'} {guess} (0)"
+        verdict += "" if learned else "; try a larger --lr, more --epochs or --classifier-pooling mean"
+    again = cli.command_line("predict", [config.out, "SEQUENCES.fa", "--out", "predictions.tsv"])
+    return (f"{verdict}.", f"The model is {config.out / 'model'}, all results are in {config.out}.", f"Next: {again}")
 
 
 def _train(network: Classifier, task: Task, config: FinetuneConfig, seed: int, precision: Precision) -> _Trained:

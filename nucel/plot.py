@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -31,8 +31,8 @@ class Plot:
     """What the curves are drawn against. Tokens compare runs of different batch sizes."""
 
 
-def plot(options: Plot) -> dict[str, Any]:
-    """Draw the picture; returns where it is.
+def plot(options: Plot) -> cli.Result:
+    """Draw the picture; returns where it is, and the report.
 
     Raises:
         ConfigError, CheckpointError, OSError: no run is given, matplotlib is missing, or a run cannot be read.
@@ -46,7 +46,13 @@ def plot(options: Plot) -> dict[str, Any]:
         if missing.name != "matplotlib":
             raise
         raise ConfigError("pictures need matplotlib, which is not installed: pip install 'nucel[plots]'") from None
-    return {"out": str(target), "runs": [str(run) for run in options.runs]}
+    again = [*options.runs, "--x", "steps" if options.x == "tokens" else "tokens", "--out", "curves.pdf"]
+    lines = (
+        f"Drew the curves of {len(options.runs)} run(s) against their {options.x}.",
+        f"The picture is {target}.",
+        f"Next: for print, {cli.command_line('plot', again)}",
+    )
+    return cli.Result({"out": str(target), "runs": [str(run) for run in options.runs]}, lines)
 
 
 def main(arguments: list[str] | None = None) -> int:

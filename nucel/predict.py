@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes
@@ -59,8 +59,8 @@ class PredictConfig:
         )
 
 
-def predict_file(config: PredictConfig) -> dict[str, Any]:
-    """Carry out the command; returns its summary.
+def predict_file(config: PredictConfig) -> cli.Result:
+    """Carry out the command; returns its summary and report.
 
     Raises:
         ConfigError, InputError, GenomeError, HubError, OSError: bad input; no file is left.
@@ -73,9 +73,8 @@ def predict_file(config: PredictConfig) -> dict[str, Any]:
     context = config.context or network.model.context
     _announce_long(sequences, context, config.long)
     truth = None if config.label_column is None else sequences.column(config.label_column)
-    targets = None
+    names, targets = network.labels, None
     if truth is not None:
-        names = network.labels
         targets = numbers_to_predict(sequences, truth) if names is None else class_numbers(sequences, truth, names)
     started = time.perf_counter()
     room = None if context is None else context - 1
@@ -83,12 +82,12 @@ def predict_file(config: PredictConfig) -> dict[str, Any]:
         network, sequences.tokens, room, precision, config.average_reverse_complement, config.batch_tokens
     )
     seconds = time.perf_counter() - started
-    if network.labels is not None:
+    if names is not None:
         outputs = probabilities(outputs)
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(config.out, predictions_table(sequences, network.labels, outputs, truth))
-    metrics = {} if targets is None else metrics_of(targets, outputs, classes=network.labels is not None)
-    return {
+    write_text(config.out, predictions_table(sequences, names, outputs, truth))
+    metrics = {} if targets is None else metrics_of(targets, outputs, classes=names is not None)
+    summary = {
         "sequences": len(sequences),
         **finite(metrics),
         "seconds": round(seconds, 3),
@@ -96,6 +95,15 @@ def predict_file(config: PredictConfig) -> dict[str, Any]:
         "device": str(precision.device),
         "out": str(config.out),
     }
+    measures = ", ".join(f"{name} {value:.4f}" for name, value in finite(metrics).items() if value is not None)
+    again = cli.command_line("predict", [config.model, "OTHER.fa", "--out", "other.tsv"])
+    lines = (
+        f"Predicted {'a number' if names is None else f'one of {len(names)} classes'} for {len(sequences):,} sequences"
+        + (f"; against {config.label_column}: {measures}." if measures else "."),
+        f"The predictions are in {config.out}, in the order of the input.",
+        f"Next: {again}" if measures else "Next: to evaluate, add --label-column with a column of true labels",
+    )
+    return cli.Result(summary, lines)
 
 
 def _fine_tuned(directory: Path) -> Path:

@@ -55,8 +55,8 @@ class ScanConfig:
     compute: OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
 
-def scan_genome(config: ScanConfig) -> dict[str, Any] | None:
-    """Carry out the command; returns its summary, on the first rank.
+def scan_genome(config: ScanConfig) -> cli.Result | None:
+    """Carry out the command; returns its summary and report, on the first rank.
 
     Raises:
         ConfigError, GenomeError, HubError, CheckpointError, OSError: bad input, or parts of another scan.
@@ -98,10 +98,10 @@ def scan_genome(config: ScanConfig) -> dict[str, Any] | None:
         if not ranks.is_main:
             return None
         seconds = time.perf_counter() - started
-        summary = _merge(config, genome, parts, folder, chosen)
+        merged = _merge(config, genome, parts, folder, chosen)
         strands = 1 + config.options.average_reverse_complement
-        return {
-            **summary,
+        summary = {
+            **merged,
             "seconds": round(seconds, 3),
             "bases_per_s": round(total / seconds, 1),
             "tokens_per_s": round(strands * _tokens(config, genome, [parts[i] for i in missing], context) / seconds, 1),
@@ -109,6 +109,18 @@ def scan_genome(config: ScanConfig) -> dict[str, Any] | None:
             "out": str(config.out),
             **({} if config.bed is None else {"bed": str(config.bed)}),
         }
+        return cli.Result(summary, _report(config, summary))
+
+
+def _report(config: ScanConfig, summary: dict[str, Any]) -> tuple[str, ...]:
+    """Three lines for people."""
+    stand_out = f"; {summary['anomalies']} runs stand out, see {config.bed}" if config.bed else ""
+    mean = "none is known" if summary["mean_surprise"] is None else f"mean surprise {summary['mean_surprise']:.4f} nats"
+    return (
+        f"Read {summary['bases']:,} bases, {mean}{stand_out}.",
+        f"The track is {config.out}.",
+        f"Next: open it in a genome browser beside {config.genome[0]}",
+    )
 
 
 def _discriminator(networks: Networks) -> Discriminator:

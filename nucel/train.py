@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import json
+import argparse
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import tyro
 
-from .pretraining.config import PRESETS
+from .pretraining.config import PRESETS, TrainConfig
 from .pretraining.estimate import estimate
+from .pretraining.stored import stored_config
 from .pretraining.trainer import train
+from .runs.directory import RunDirectory
 from .runtime import cli, distributed
-from .runtime.errors import ConfigError, TrainingError
+from .runtime.errors import CheckpointError, TrainingError
 
 INTERRUPTED = 75
 """Exit status of a run that a signal ended after a checkpoint: EX_TEMPFAIL, "run it again"."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: parse, train, print the summary as one JSON object on the last line of stdout."""
+    """Command line: parse, train, say how it went, print the summary as one JSON object on the last line of stdout."""
     arguments = sys.argv[1:] if arguments is None else arguments
     command = cli.command_line("train", arguments)
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
-        arguments = ["debug", *arguments]
-    presets = {name: (preset.__doc__ or "", preset()) for name, preset in PRESETS.items()}
     try:
-        config = tyro.extras.overridable_config_cli(
-            presets,
-            prog="python -m nucel.train",
-            description="Pre-train a NucEL pair on a genome. Without a preset's name, debug is taken.",
-            args=arguments,
-        )
-    except ConfigError as error:
+        config = parse(arguments)
+    except ValueError as error:
         return cli.fail(error)
     with distributed.world() as ranks:
 
@@ -39,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
             return cli.fail(f"rank {ranks.rank}: {error}" if ranks.rank else error, status)
 
         try:
-            summary = estimate(config, ranks) if config.dry_run else train(config, command, ranks)
+            result = estimate(config, ranks) if config.dry_run else train(config, command, ranks)
             ranks.wait()  # rank 0 has most to do at the end, and torchrun ends it if another leaves in disorder
         except (ValueError, OSError) as error:
             return fail(error)
@@ -48,10 +44,60 @@ def main(arguments: list[str] | None = None) -> int:
         except RuntimeError as error:
             if ranks.size == 1 or not distributed.is_lost_connection(error):
                 raise
-            return fail(f"lost another rank; go on with --resume auto ({error})", status=1)
+            return fail(f"lost another rank; start the same command again, with --resume auto ({error})", status=1)
     if ranks.is_main:
-        print(json.dumps(summary))
-    return INTERRUPTED if summary.get("interrupted") else 0
+        cli.finish(result)
+    return INTERRUPTED if result.summary.get("interrupted") else 0
+
+
+def parse(arguments: list[str]) -> TrainConfig:
+    """The configuration that a command line asks for.
+
+    What is not given comes from the preset that is named, else from the run that is resumed, else from debug. The
+    genome of a run that is resumed need never be repeated.
+
+    Raises:
+        ConfigError, CheckpointError: settings that cannot work, or a run that does not tell its own.
+    """
+    stored = None if _HELP & set(arguments) else _resumed(arguments)
+    presets = {name: (preset.__doc__ or "", preset()) for name, preset in PRESETS.items()}
+    if arguments and (not arguments[0].startswith("-") or arguments[0] in _HELP):
+        if stored:
+            presets = {name: (text, replace(config, genome=stored.genome)) for name, (text, config) in presets.items()}
+    else:
+        if stored:
+            presets = {"debug": ("the run's own settings", stored)}
+        arguments = ["debug", *arguments]
+    return tyro.extras.overridable_config_cli(
+        presets,
+        prog="python -m nucel.train",
+        description="Pre-train a NucEL pair on a genome. Without a preset's name, debug is taken.",
+        args=arguments,
+    )
+
+
+_HELP = {"-h", "--help"}
+
+
+def _resumed(arguments: list[str]) -> TrainConfig | None:
+    """What a run that the command line continues was started with; what is wrong with the words is said later.
+
+    Raises:
+        CheckpointError: `--resume RUN`, and the run does not tell its settings. `--resume auto` can do without.
+    """
+    words = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    words.add_argument("--resume", nargs="?")
+    words.add_argument("--out", nargs="?")
+    given, _ = words.parse_known_args(arguments)
+    directory = given.out if given.resume == "auto" else given.resume
+    if not directory or not (run := RunDirectory(Path(directory))).describes_run():
+        return None
+    try:
+        return stored_config(run)
+    except CheckpointError:
+        if given.resume == "auto":
+            return None
+        raise
 
 
 if __name__ == "__main__":

@@ -46,8 +46,8 @@ class EmbedConfig:
     compute: OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
 
-def embed_file(config: EmbedConfig) -> dict[str, Any]:
-    """Carry out the command; returns its summary.
+def embed_file(config: EmbedConfig) -> cli.Result:
+    """Carry out the command; returns its summary and report.
 
     Raises:
         ConfigError, InputError, GenomeError, HubError, OSError: bad input; nothing half-written is left.
@@ -89,7 +89,7 @@ def embed_file(config: EmbedConfig) -> dict[str, Any]:
             for number, tokens in enumerate(sequences.tokens):
                 weights = attention_weights(encoder, tokens, config.attention_layers)
                 sink.attention(number, np.stack([weights[layer] for layer in config.attention_layers]))
-    return {
+    summary = {
         "sequences": len(sequences),
         "bases": int(lengths.sum()),
         "width": encoder.config.width,
@@ -99,6 +99,23 @@ def embed_file(config: EmbedConfig) -> dict[str, Any]:
         "device": str(precision.device),
         "out": str(config.out),
     }
+    return cli.Result(summary, _report(summary))
+
+
+def _report(summary: dict[str, Any]) -> tuple[str, ...]:
+    """Three lines for people; the last opens the file in Python."""
+    out, name = summary["out"], "hidden" if summary["pooling"] == "none" else "embeddings"
+    vector = "vector per base" if summary["pooling"] == "none" else "vector"
+    reader = {
+        ".npz": f"numpy.load({out!r})[{name!r}]",
+        ".h5": f"h5py.File({out!r})[{name!r}][:]",
+        ".parquet": f"pyarrow.parquet.read_table({out!r})",
+    }[Path(out).suffix]
+    return (
+        f"Embedded {summary['sequences']:,} sequences, each as a {vector} of width {summary['width']}.",
+        f"They are in {out}, in the order of the input.",
+        f"Next, in Python: {reader}",
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -45,6 +45,11 @@ def survey(config: GenomeConfig) -> Table:
     started = time.perf_counter()
     genome = Genome(config.genome, copy_beside=False)
     seconds = time.perf_counter() - started
+    if genome.masked_bp.sum() >= (genome.lengths - genome.unknown_bp).sum():
+        cli.note(
+            "masked is 100 %: every base is lower-case, so that case tells nothing about repeats, and --max-masked "
+            "would count every window as one"
+        )
     windows = Windows.tile(genome, config)
     if config.genome_weights:
         windows = windows.weighted(config.genome_weights)
@@ -105,12 +110,18 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
-def show(config: GenomeConfig) -> dict[str, Any]:
-    """Print the table of the files; returns what a program wants to know of them."""
+def show(config: GenomeConfig) -> cli.Result:
+    """Print the table of the files; returns what a program wants to know of them, and the report."""
     if not config.genome:
         raise GenomeError("give at least one FASTA file")
     Console(width=None if sys.stdout.isatty() else 120).print(survey(config))
-    return {"genome": [str(path) for path in config.genome]}
+    out = "runs/" + config.genome[0].resolve().name.split(".")[0]
+    lines = (
+        f"Read {len(config.genome)} path(s); every base and every window is counted above.",
+        "Nothing was written.",
+        f"Next: {cli.command_line('train', ['small', '--genome', *config.genome, '--out', out])}",
+    )
+    return cli.Result({"genome": [str(path) for path in config.genome]}, lines)
 
 
 def main(arguments: list[str] | None = None) -> int:

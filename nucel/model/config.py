@@ -36,7 +36,10 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         for name in ("layers", "width", "heads", "intermediate", "global_every"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("global_theta", "local_theta", "norm_eps", "init_std"):
+        for name in ("global_theta", "local_theta"):
+            value = getattr(self, name)
+            require(1 <= value < math.inf, f"{name} must be at least 1 and finite, got {value}")
+        for name in ("norm_eps", "init_std"):
             value = getattr(self, name)
             require(0 < value < math.inf, f"{name} must be positive and finite, got {value}")
         require(self.radius >= 0, f"radius must be at least 0, got {self.radius}")
@@ -72,7 +75,10 @@ class ElectraConfig:
     """Generator's decoder shares its embedding matrix (ModernBERT's default; not stated in the paper)."""
 
     def __post_init__(self) -> None:
-        require(0 < self.mask_rate < 1, f"mask_rate must lie between 0 and 1, got {self.mask_rate}")
+        require(
+            0 < self.mask_rate < 1,
+            f"mask_rate must lie between 0 and 1, got {self.mask_rate} (at 1 there is no base left to predict from)",
+        )
         require(0 < self.temperature < math.inf, f"temperature must be positive and finite, got {self.temperature}")
         require(
             0 <= self.discriminator_weight < math.inf,

@@ -13,29 +13,33 @@ our own directories, any ModernBERT encoder over this alphabet, and the publishe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+import torch
 from safetensors.torch import save as serialize
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..runtime.errors import ConfigError, HubError
+from ..runtime.errors import HubError
+from ..tokenizers import nucleotide
+from .config import EncoderConfig
 from .encoder import Encoder
 from .hub_config import (
     SEQUENCE_CLASSIFICATION,
     Network,
+    architectures_of,
     config_json,
     context_of,
     encoder_config,
     labels_of,
     one_of,
 )
+from .hub_files import WEIGHTS, Stored, existing, read_header, read_json, read_weights, warn_not_finite
 from .hub_tokenizer import require_alphabet, tokenizer_config_json, tokenizer_json
 from .networks import Classifier, Discriminator, Generator
 
@@ -60,7 +64,7 @@ def save(network: Network, directory: Path) -> None:
     if isinstance(network, Discriminator):
         state |= _with_replaced(state)
     # Written by Python, so that a full disk is an OSError.
-    (directory / "model.safetensors").write_bytes(serialize(state, metadata={"format": "pt"}))
+    (directory / WEIGHTS).write_bytes(serialize(state, metadata={"format": "pt"}))
 
 
 def _with_replaced(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -83,67 +87,71 @@ def _without_replaced(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]
     raise HubError(f"{path} has a classifier of {sorted(counts)} outputs; a discriminator has 2 (earlier: 1)")
 
 
-def _read(directory: Path, name: str) -> Path:
-    if not (directory / name).is_file():
-        raise HubError(f"{directory} holds no {name}; give a run directory or a ModernBERT model directory")
-    return directory / name
+def _require_sizes(config: EncoderConfig, prefix: str, header: dict[str, Stored], source: Path) -> None:
+    """Refuse a config.json of other sizes than the weights have, before anything of these sizes is built."""
+    sizes = {
+        _EMBEDDING: (len(nucleotide.TOKENS), config.width),
+        "layers.0.mlp.Wi.weight": (2 * config.intermediate, config.width),
+    }
+    for name, shape in sizes.items():
+        stored = header.get(prefix + name)
+        if stored is not None and stored.shape != shape:
+            raise HubError(f"{source} has {prefix + name} of shape {stored.shape}, not {shape} as its config.json says")
+    blocks = (name.removeprefix(prefix + "layers.").split(".")[0] for name in header if name.startswith(prefix))
+    layers = len({number for number in blocks if number.isdecimal()})
+    if config.layers > layers:
+        raise HubError(f"{source} lacks layers: it has {layers}, and its config.json says {config.layers}")
+    if config.layers < layers:
+        raise HubError(f"{source} has {layers} layers, and its config.json says {config.layers}")
 
 
-def _read_weights(directory: Path) -> dict[str, Tensor]:
-    path = _read(directory, "model.safetensors")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise HubError(f"{path} is damaged: {error}") from None
-
-
-def _require_match(network: Encoder | Network, state: dict[str, Tensor], source: Path) -> None:
-    """Refuse a state dict that does not match the network name by name and shape by shape."""
+def _require_match(
+    network: Encoder | Network,
+    shapes: Mapping[str, Stored | Tensor],
+    source: Path,
+    says: str = "as its config.json says",
+) -> None:
+    """Refuse tensors that do not match the network name by name and shape by shape."""
     expected = network.state_dict()
-    problems = [f"lacks {name}" for name in expected.keys() - state.keys()]
-    problems += [f"has an unknown tensor {name}" for name in state.keys() - expected.keys()]
+    problems = [f"lacks {name}" for name in expected.keys() - shapes.keys()]
+    problems += [f"has an unknown tensor {name:.100}" for name in shapes.keys() - expected.keys()]
     problems += [
-        f"has {name} of shape {tuple(state[name].shape)}, not {tuple(tensor.shape)} as its config.json says"
+        f"has {name} of shape {tuple(shapes[name].shape)}, not {tuple(tensor.shape)} {says}"
         for name, tensor in expected.items()
-        if name in state and state[name].shape != tensor.shape
+        if name in shapes and tuple(shapes[name].shape) != tuple(tensor.shape)
     ]
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise HubError(f"{source} {'; '.join(sorted(problems)[:3])}{more}")
 
 
-def weights_for(network: Generator | Discriminator, directory: Path) -> dict[str, Tensor]:
+def weights_for(
+    network: Generator | Discriminator, directory: Path, says: str = "as its config.json says"
+) -> dict[str, Tensor]:
     """The state dict that `save` (or transformers, from the same classes) wrote of a network of the same sizes.
+
+    `says` ends the message about another shape: where the expected one comes from.
 
     Raises:
         HubError: missing or damaged weights, or those of another network.
     """
-    state = _read_weights(directory)
+    read_header(directory)
+    state = read_weights(directory)
     embedding = "model." + _EMBEDDING
     if embedding in state and isinstance(network, Generator) and network.tied:
         state.setdefault("decoder.weight", state[embedding])
     if isinstance(network, Discriminator):
-        state |= _without_replaced(state, directory / "model.safetensors")
-    _require_match(network, state, directory / "model.safetensors")
+        state |= _without_replaced(state, directory / WEIGHTS)
+    _require_match(network, state, directory / WEIGHTS, says)
     return state
-
-
-def read_config(directory: Path) -> dict:
-    path = _read(directory, "config.json")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise HubError(f"{path}: {error}") from None
-    if not isinstance(config, dict):
-        raise HubError(f"{path} holds no object of settings")
-    return config
 
 
 def load(path: str | os.PathLike[str]) -> Encoder:
     """The encoder of a run directory (its discriminator's, or its masked LM's) or of a ModernBERT model directory.
 
     It is ready for inference. Heads that the directory may hold besides the encoder are left aside: a generator (MLM)
-    or a fine-tuned classifier gives its encoder too. The encoder's `context` is max_position_embeddings.
+    or a fine-tuned classifier gives its encoder too. The encoder's `context` is max_position_embeddings. Weights that
+    hold inf or nan are loaded with a warning.
 
     Raises:
         HubError: no such directory, another architecture or alphabet, missing or damaged weights.
@@ -152,55 +160,82 @@ def load(path: str | os.PathLike[str]) -> Encoder:
     for network in ("discriminator", "masked_lm"):
         if (directory / network).is_dir():
             directory = directory / network
-    config = read_config(directory)
-    try:
-        encoder = Encoder(encoder_config(config), context_of(config))
-    except (HubError, ConfigError) as error:
-        raise HubError(f"{directory / 'config.json'}: {error}") from None
+    settings = existing(directory, "config.json")
+    config = read_json(settings)
+    with _naming(settings):
+        sizes, context = encoder_config(config), context_of(config)
     require_alphabet(directory)
 
-    state = _read_weights(directory)
-    prefix = next((p for p in reversed(PREFIXES) if p + _EMBEDDING in state), None)
+    header = read_header(directory)
+    prefix = next((p for p in reversed(PREFIXES) if p + _EMBEDDING in header), None)
     if prefix is None:
         raise HubError(
-            f"{directory / 'model.safetensors'} holds no encoder: none of its tensors is {_EMBEDDING} "
+            f"{directory / WEIGHTS} holds no encoder: none of its tensors is {_EMBEDDING} "
             f"under one of the prefixes {', '.join(repr(p) for p in PREFIXES)}"
         )
-    within = ("embeddings.", "layers.", "final_norm.")
-    bare = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    bare = {name: tensor for name, tensor in bare.items() if name.startswith(within)}
-    _require_match(encoder, bare, directory / "model.safetensors")
-    encoder.load_state_dict(bare)
-    return encoder.eval()
+    within = tuple(prefix + part for part in ("embeddings.", "layers.", "final_norm."))
+    names = [name for name in header if name.startswith(within)]
+    _require_sizes(sizes, prefix, header, directory / WEIGHTS)
+    with torch.device("meta"):
+        encoder = Encoder(sizes, context)
+    _require_match(encoder, {name.removeprefix(prefix): header[name] for name in names}, directory / WEIGHTS)
+    state = read_weights(directory)
+    state = {name.removeprefix(prefix): state[name] for name in names}
+    warn_not_finite(state, directory)
+    return _filled(encoder, state)
 
 
 def load_classifier(path: str | os.PathLike[str]) -> Classifier:
     """A fine-tuned model, of ours or of transformers' ModernBertForSequenceClassification, ready for inference.
 
+    Weights that hold inf or nan are loaded with a warning.
+
     Raises:
         HubError: no such directory, no model of this kind, another alphabet, missing or damaged weights.
     """
     directory = Path(path)
-    config = read_config(directory)
-    if SEQUENCE_CLASSIFICATION not in config.get("architectures", ()):
-        raise HubError(
-            f"{directory} is not a fine-tuned model but {', '.join(config.get('architectures', ())) or 'an encoder'}; "
-            f"python -m nucel.finetune makes one from it"
-        )
-    state = _read_weights(directory)
-    try:
-        network = Classifier(
-            encoder_config(config),
-            labels_of(config, len(state.get("classifier.weight", ()))),
-            one_of(config, "classifier_pooling", "cls", "mean"),
-            linear=one_of(config, "classifier_activation", "gelu", "linear") == "linear",
-            context=context_of(config),
-        )
-    except (HubError, ConfigError) as error:
-        raise HubError(f"{directory / 'config.json'}: {error}") from None
+    settings = existing(directory, "config.json")
+    config = read_json(settings)
+    with _naming(settings):
+        architectures = architectures_of(config)
+        if SEQUENCE_CLASSIFICATION not in architectures:
+            raise HubError(
+                f"this is not a fine-tuned model but {', '.join(architectures)[:100] or 'an encoder'}; "
+                f"python -m nucel.finetune makes one from it"
+            )
+        sizes, context = encoder_config(config), context_of(config)
+        pooling = one_of(config, "classifier_pooling", "cls", "mean")
+        linear = one_of(config, "classifier_activation", "gelu", "linear") == "linear"
     require_alphabet(directory)
-    _require_match(network, state, directory / "model.safetensors")
-    network.load_state_dict(state)
+
+    header = read_header(directory)
+    _require_sizes(sizes, "model.", header, directory / WEIGHTS)
+    output = header.get("classifier.weight")
+    with _naming(settings):
+        labels = labels_of(config, output.shape[0] if output and output.shape else 0)
+    with torch.device("meta"):
+        network = Classifier(sizes, labels, pooling, linear, context)
+    _require_match(network, header, directory / WEIGHTS)
+    state = read_weights(directory)
+    warn_not_finite(state, directory)
+    return _filled(network, state)
+
+
+@contextlib.contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Put the file's name before what is wrong with its content."""
+    try:
+        yield
+    except HubError as error:
+        raise HubError(f"{file}: {error}") from None
+
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def _filled(network: _Module, state: dict[str, Tensor]) -> _Module:
+    """A network of meta tensors with these weights, ready for inference."""
+    network.to_empty(device="cpu").load_state_dict(state)
     return network.eval()
 
 
@@ -210,10 +245,11 @@ def load_generator(path: str | os.PathLike[str]) -> Generator:
     Raises:
         HubError: no such directory, another network or alphabet, missing or damaged weights.
     """
-    directory = Path(path)
-    config = read_config(directory)
-    tied = config.get("tie_word_embeddings", True)
-    return _with_weights(directory, lambda: Generator(encoder_config(config), tied, context_of(config)))
+
+    def build(config: dict[str, Any], sizes: EncoderConfig) -> Generator:
+        return Generator(sizes, config.get("tie_word_embeddings", True) is not False, context_of(config))
+
+    return _with_weights(Path(path), build)
 
 
 def load_discriminator(path: str | os.PathLike[str]) -> Discriminator:
@@ -222,17 +258,23 @@ def load_discriminator(path: str | os.PathLike[str]) -> Discriminator:
     Raises:
         HubError: no such directory, another network or alphabet, missing or damaged weights.
     """
-    directory = Path(path)
-    config = read_config(directory)
-    return _with_weights(directory, lambda: Discriminator(encoder_config(config), context_of(config)))
+
+    def build(config: dict[str, Any], sizes: EncoderConfig) -> Discriminator:
+        return Discriminator(sizes, context_of(config))
+
+    return _with_weights(Path(path), build)
 
 
-def _with_weights(directory: Path, build: Callable[[], Generator | Discriminator]) -> Any:
-    """The network that a directory's config describes, with the directory's weights."""
-    try:
-        network = build()
-    except (HubError, ConfigError) as error:
-        raise HubError(f"{directory / 'config.json'}: {error}") from None
+def _with_weights(directory: Path, build: Callable[[dict[str, Any], EncoderConfig], _Module]) -> _Module:
+    """The network that a directory's config describes, with the directory's weights; sizes are compared first."""
+    settings = existing(directory, "config.json")
+    config = read_json(settings)
+    with _naming(settings):
+        sizes = encoder_config(config)
     require_alphabet(directory)
-    network.load_state_dict(weights_for(network, directory))
-    return network.eval()
+    _require_sizes(sizes, "model.", read_header(directory), directory / WEIGHTS)
+    with _naming(settings), torch.device("meta"):
+        network = build(config, sizes)
+    state = weights_for(network, directory)
+    warn_not_finite(state, directory)
+    return _filled(network, state)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from typing import Any
 
-from ..runtime.errors import HubError
+from ..runtime.errors import ConfigError, HubError
 from ..tokenizers import nucleotide
 from .config import EncoderConfig
 from .networks import Classifier, Discriminator, Generator
@@ -83,20 +85,57 @@ def config_json(network: Network) -> dict:
     }
 
 
-def _global_every(layer_types: list[str]) -> int:
-    """The n of "layers 0, n, 2n, ... are global" that a list of layer types spells out."""
-    is_global = [kind == "full_attention" for kind in layer_types]
+def value_of(config: Mapping, key: str, kind: type, default: Any = None) -> Any:
+    """A setting of a type; where it is missing or null the default, if there is one.
+
+    Raises:
+        HubError: it is of another type, missing without a default, a whole number outside [0, 2^31), or one that is
+            not finite.
+    """
+    value = config.get(key)
+    if value is None:
+        if default is None:
+            raise HubError(f"it lacks {key!r}")
+        return default
+    # A whole number will do as any number; in Python, unlike in JSON, true is a number as well.
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise HubError(f"{key} must be {_KINDS[kind]}, got {value!r:.60}")
+    if kind is int and not 0 <= value < _LARGEST:
+        raise HubError(f"{key} must lie in [0, {_LARGEST}), got {value!r:.60}")
+    if kind is float and not abs(value) <= sys.float_info.max:
+        raise HubError(f"{key} must be finite, got {value!r:.60}")
+    return value
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "a text", dict: "an object", list: "a list"}
+_LARGEST = 2**31
+_LAYER_TYPES = ("full_attention", "sliding_attention")
+
+
+def _global_every(config: Mapping, layers: int) -> int:
+    """The n of "layers 0, n, 2n, ... are global", which transformers 5 spells out as a list of layer types."""
+    if config.get("layer_types") is None:
+        return value_of(config, "global_attn_every_n_layers", int, 3)
+    layer_types = value_of(config, "layer_types", list)
+    if len(layer_types) != layers:
+        raise HubError(f"layer_types must be a list of num_hidden_layers = {layers}, got {len(layer_types)}")
+    if others := [kind for kind in layer_types if kind not in _LAYER_TYPES]:
+        raise HubError(f"layer_types must be of {' and '.join(_LAYER_TYPES)}, got {others[0]!r:.60}")
+    is_global = [kind == _LAYER_TYPES[0] for kind in layer_types]
     every = next((i for i, full in enumerate(is_global) if full and i > 0), len(is_global))
     if is_global != [layer % every == 0 for layer in range(len(is_global))]:
-        raise HubError(f"layer_types must be global at layers 0, n, 2n, ..., got {layer_types}")
+        raise HubError(f"layer_types must be global at layers 0, n, 2n, ..., got {layer_types!r:.200}")
     return every
 
 
 def encoder_config(config: Mapping) -> EncoderConfig:
     """The encoder that a ModernBERT config.json describes, in the style of transformers 4 or 5.
 
+    Nothing is built; whether such an encoder has the weights beside it, their header tells.
+
     Raises:
-        HubError: another architecture, another vocabulary, or an option this encoder does not have.
+        HubError: another architecture, another vocabulary, an option this encoder does not have, or a value that is
+            none of its setting.
     """
     expected = {
         "model_type": "modernbert",
@@ -108,53 +147,68 @@ def encoder_config(config: Mapping) -> EncoderConfig:
     }
     for key, value in expected.items():
         if config.get(key, value) != value:
-            raise HubError(f"{key} must be {value!r} for a NucEL encoder, got {config[key]!r}")
-    if config.get("local_attention", 128) % 2:
-        raise HubError(f"local_attention must be even (it is twice the radius), got {config['local_attention']}")
-    rope = config.get("rope_parameters") or {}
-    for kind, parameters in rope.items():
-        if parameters.get("rope_type", "default") != "default":
-            raise HubError(f"rope_type of {kind} must be 'default', got {parameters['rope_type']!r}")
-    layer_types = config.get("layer_types")
+            raise HubError(f"{key} must be {value!r} for a NucEL encoder, got {config[key]!r:.60}")
+    layers = value_of(config, "num_hidden_layers", int)
+    if (local := value_of(config, "local_attention", int, 128)) % 2:
+        raise HubError(f"local_attention must be even (it is twice the radius), got {local}")
     try:
         return EncoderConfig(
-            layers=config["num_hidden_layers"],
-            width=config["hidden_size"],
-            heads=config["num_attention_heads"],
-            intermediate=config["intermediate_size"],
-            radius=config.get("local_attention", 128) // 2,
-            global_every=_global_every(layer_types) if layer_types else config.get("global_attn_every_n_layers", 3),
-            global_theta=_theta(rope, "full_attention", config.get("global_rope_theta"), 160_000.0),
-            local_theta=_theta(rope, "sliding_attention", config.get("local_rope_theta"), 10_000.0),
-            norm_eps=config.get("norm_eps", 1e-5),
-            init_std=config.get("initializer_range", 0.02),
+            layers=layers,
+            width=value_of(config, "hidden_size", int),
+            heads=value_of(config, "num_attention_heads", int),
+            intermediate=value_of(config, "intermediate_size", int),
+            radius=local // 2,
+            global_every=_global_every(config, layers) if layers else 1,
+            global_theta=_theta(config, "full_attention", "global_rope_theta", 160_000.0),
+            local_theta=_theta(config, "sliding_attention", "local_rope_theta", 10_000.0),
+            norm_eps=value_of(config, "norm_eps", float, 1e-5),
+            init_std=value_of(config, "initializer_range", float, 0.02),
         )
-    except KeyError as missing:
-        raise HubError(f"config.json lacks {missing}") from None
+    except ConfigError as error:
+        raise HubError(str(error)) from None
 
 
-def _theta(rope: Mapping, kind: str, legacy: float | None, default: float) -> float:
-    theta = rope.get(kind, {}).get("rope_theta", legacy)
-    return float(default if theta is None else theta)
+def _theta(config: Mapping, kind: str, legacy: str, default: float) -> float:
+    """The rotary embedding's base in the layers of a kind."""
+    rope = value_of(config, "rope_parameters", dict, {})
+    parameters = value_of(rope, kind, dict, {})
+    if (rope_type := parameters.get("rope_type", "default")) != "default":
+        raise HubError(f"rope_type of {kind} must be 'default', got {rope_type!r:.60}")
+    theta = value_of(parameters, "rope_theta", float, value_of(config, legacy, float, default))
+    return float(theta)
 
 
 def context_of(config: Mapping) -> int:
-    return config.get("max_position_embeddings", _MAX_POSITIONS)
+    context = value_of(config, "max_position_embeddings", int, _MAX_POSITIONS)
+    if context < 2:
+        raise HubError(f"max_position_embeddings must be at least 2, [CLS] and a base, got {context}")
+    return context
+
+
+def architectures_of(config: Mapping) -> tuple[str, ...]:
+    """The classes of transformers that a directory was written for; a bare encoder's may be missing."""
+    return tuple(str(name) for name in value_of(config, "architectures", list, []))
 
 
 def one_of(config: Mapping, key: str, default: str, other: str) -> str:
-    value = config.get(key, default)
+    value = value_of(config, key, str, default)
     if value not in (default, other):
-        raise HubError(f"{key} must be {default!r} or {other!r}, got {value!r}")
+        raise HubError(f"{key} must be {default!r} or {other!r}, got {value!r:.60}")
     return value
 
 
 def labels_of(config: Mapping, outputs: int) -> tuple[str, ...] | None:
     """Names of a classifier's outputs; None where its one output is a number."""
-    problem = config.get("problem_type") or ("regression" if outputs == 1 else "single_label_classification")
+    problem = value_of(config, "problem_type", str, "regression" if outputs == 1 else "single_label_classification")
     if problem == "regression" and outputs == 1:
         return None
     if problem != "single_label_classification" or outputs < 2:
-        raise HubError(f"problem_type {problem!r} with {outputs} outputs is neither classification nor regression")
-    named = config.get("id2label") or {}
-    return tuple(str(named.get(str(i), f"LABEL_{i}")) for i in range(outputs))
+        raise HubError(f"problem_type {problem!r:.60} with {outputs} outputs is neither classification nor regression")
+    named = value_of(config, "id2label", dict, {})
+    labels = tuple(named.get(str(i), f"LABEL_{i}") for i in range(outputs))
+    if others := [label for label in labels if not isinstance(label, str | int | float)]:
+        raise HubError(f"id2label must give a text to each output, got {others[0]!r:.60}")
+    labels = tuple(map(str, labels))
+    if len(set(labels)) < outputs:
+        raise HubError(f"id2label must give each output another name, got {labels!r:.200}")
+    return labels

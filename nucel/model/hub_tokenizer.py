@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ..runtime.errors import HubError
 from ..tokenizers import nucleotide
-from .hub_config import _MAX_POSITIONS
+from .hub_config import _MAX_POSITIONS, value_of
+from .hub_files import read_json, read_text
 
 
 def tokenizer_json() -> dict:
@@ -69,25 +71,50 @@ def tokenizer_config_json(context: int | None) -> dict:
 
 
 def require_alphabet(directory: Path) -> None:
-    """Refuse a directory whose tokenizer, where one of the usual files tells, gives other ids to the letters we use."""
-    name = next((n for n in ("tokenizer.json", "vocab.json", "vocab.txt") if (directory / n).is_file()), "config.json")
+    """Refuse a directory whose tokenizer, where one of the usual files tells, gives other ids to the letters we use.
+
+    Raises:
+        HubError: the file cannot be read, lacks a base, gives a token two ids, or one that is not ours.
+    """
+    name = next((n for n in _TOKENIZERS if (directory / n).is_file()), "config.json")
+    theirs: dict[str, Any] = {}
     try:
-        theirs = _token_ids(name, (directory / name).read_text(encoding="utf-8"))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HubError(f"{directory / name} cannot be read as a tokenizer's ({error})") from None
+        for token, number in _token_ids(directory / name):
+            if theirs.setdefault(token, number) != number:
+                raise HubError(f"it gives {token!r:.60} two ids, {theirs[token]!r:.60} and {number!r:.60}")
+    except HubError as error:
+        raise HubError(f"{directory / name} cannot be read as a tokenizer's: {error}") from None
     ours = {token: nucleotide.ID[token] for token in ("[PAD]", "[UNK]", "[CLS]", "[MASK]", *"ACGT")}
-    wrong = [f"{token} is {theirs[token]}, not {i}" for token, i in ours.items() if theirs.get(token, i) != i]
+    wrong = [f"{token} is {theirs[token]!r:.60}, not {i}" for token, i in ours.items() if theirs.get(token, i) != i]
     if wrong:
         raise HubError(f"{directory / name} has another alphabet than NucEL's: {'; '.join(wrong)}")
+    if name != "config.json" and (missing := [base for base in "ACGT" if base not in theirs]):
+        raise HubError(f"{directory / name} has another alphabet than NucEL's: it lacks {', '.join(missing)}")
 
 
-def _token_ids(name: str, text: str) -> dict[str, int]:
-    """The ids that a tokenizer's file, or config.json where there is none, gives to tokens."""
-    if name == "vocab.txt":
-        return {token: i for i, token in enumerate(text.splitlines())}
-    content = json.loads(text)
-    if name == "vocab.json":
-        return content
-    if name == "config.json":
-        return {f"[{role.upper()}]": i for role in ("pad", "cls") if (i := content.get(f"{role}_token_id")) is not None}
-    return dict(content["model"]["vocab"]) | {token["content"]: token["id"] for token in content["added_tokens"]}
+_TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt")
+
+
+def _token_ids(path: Path) -> Iterable[tuple[str, Any]]:
+    """The ids that a tokenizer's file, or config.json where there is none, gives to tokens.
+
+    Raises:
+        HubError: the file is none of this kind.
+    """
+    if path.name == "vocab.txt":
+        return ((token, number) for number, token in enumerate(read_text(path).splitlines()))
+    content = read_json(path)
+    if path.name == "vocab.json":
+        return content.items()
+    if path.name == "config.json":
+        ids = {f"[{role.upper()}]": content.get(f"{role}_token_id") for role in ("pad", "cls")}
+        return ((token, number) for token, number in ids.items() if number is not None)
+    vocabulary = value_of(value_of(content, "model", dict), "vocab", dict)
+    added = value_of(content, "added_tokens", list, [])
+    for token in added:
+        if not isinstance(token, dict):
+            raise HubError(f"added_tokens must be a list of objects, got {token!r:.60}")
+    return [
+        *vocabulary.items(),
+        *((value_of(token, "content", str), value_of(token, "id", int)) for token in added),
+    ]

@@ -11,6 +11,7 @@ Legend: B batch, T positions, M masked slots, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -22,6 +23,7 @@ from ..tokenizers.nucleotide import BASES
 from .masking import PROPOSAL_STREAM, fill_in, mask, random_bits
 from .metrics import (
     RankedScores,
+    Verdict,
     bootstrap_auroc,
     masked_metrics,
     masked_sums,
@@ -145,9 +147,16 @@ class Electra(nn.Module):
 
     @staticmethod
     def interval(logits: Tensor, replaced: Tensor) -> dict[str, float]:
-        """Bounds of the AUROC's 95 % interval over windows, from `scores`."""
+        """Bounds of the AUROC's 95 % interval over windows, from `scores`; nan where one window gives no interval."""
         low, high = bootstrap_auroc(-logits, replaced)
         return {"rtd_auroc_low": low, "rtd_auroc_high": high}
+
+    @staticmethod
+    def progress(metrics: dict[str, float]) -> str:
+        """Training's metrics in a few words, for the progress bar."""
+        return (
+            f"generator {metrics['generator_loss']:.3f} RTD {metrics['rtd_loss']:.4f} AUROC {metrics['rtd_auroc']:.3f}"
+        )
 
     @staticmethod
     def summary(metrics: dict[str, float]) -> str:
@@ -156,3 +165,11 @@ class Electra(nn.Module):
             f"held-out generator loss {metrics['generator_loss']:.4f}, RTD loss {metrics['rtd_loss']:.4f} "
             f"(constant guess {metrics['rtd_blind']:.4f}), AUROC {metrics['rtd_auroc']:.4f}"
         )
+
+    @staticmethod
+    def verdict(metrics: dict[str, float]) -> Verdict:
+        """Whether a validation, with its interval, is better than a constant guess."""
+        low, high = metrics["rtd_auroc_low"], metrics["rtd_auroc_high"]
+        interval = "" if math.isnan(low) else f", 95 % interval {low:.3f} to {high:.3f}"
+        details = f"AUROC {metrics['rtd_auroc']:.3f}{interval}"
+        return Verdict("the discriminator's loss", metrics["rtd_loss"], metrics["rtd_blind"], details)

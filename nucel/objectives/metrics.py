@@ -7,6 +7,7 @@ already reaches a low cross-entropy. Hence AUROC, average precision, and the los
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,31 @@ BINS = 1024
 def constant_guess_cross_entropy(fraction: float) -> float:
     """Binary cross-entropy in nats of the best constant guess where a fraction of the labels is 1."""
     return -sum(p * math.log(p) for p in (fraction, 1 - fraction) if p > 0)
+
+
+def composition_cross_entropy(gc: float) -> float:
+    """Cross-entropy in nats of guessing bases by a genome's composition, which both strands share: its GC content."""
+    return constant_guess_cross_entropy(gc) + math.log(2)
+
+
+class Verdict(NamedTuple):
+    """A validation beside the best constant guess."""
+
+    what: str
+    loss: float
+    constant_guess: float
+    details: str
+
+    @property
+    def learned(self) -> bool:
+        return self.loss < self.constant_guess
+
+    def __str__(self) -> str:
+        beginning, relation = ("It has learned", "below") if self.learned else ("It has not learned yet", "not below")
+        return (
+            f"{beginning}: on held-out windows {self.what} is {self.loss:.4f}, {relation} a constant guess's "
+            f"{self.constant_guess:.4f} ({self.details})."
+        )
 
 
 class RankedScores:
@@ -65,8 +91,11 @@ class RankedScores:
 def bootstrap_auroc(scores: Tensor, positive: Tensor, seed: int = 0, draws: int = 200) -> tuple[float, float]:
     """95 % interval of the AUROC of scores (B, T) with labels positive, bool (B, T), by resampling whole rows.
 
-    Rows (windows) are the unit, since neighbouring positions are not independent.
+    Rows (windows) are the unit, since neighbouring positions are not independent. One row tells nothing of how much
+    rows differ: its bounds are nan.
     """
+    if len(scores) < 2:
+        return math.nan, math.nan
     ranked = RankedScores(scores.flatten(), positive.flatten())
     windows, positions = scores.shape
     generator = torch.Generator().manual_seed(seed)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..model.config import ElectraConfig
 from ..model.networks import Generator, initialize
 from .masking import fill_in, mask
-from .metrics import masked_metrics, masked_sums
+from .metrics import Verdict, masked_metrics, masked_sums
 from .stages import Proposed
 
 
@@ -64,6 +64,17 @@ class MaskedLM(nn.Module):
         return {}
 
     @staticmethod
+    def progress(metrics: dict[str, float]) -> str:
+        """Training's metrics in a few words, for the progress bar."""
+        return f"masked-base loss {metrics['generator_loss']:.3f}"
+
+    @staticmethod
     def summary(metrics: dict[str, float]) -> str:
         """A validation in a line."""
         return f"held-out masked-base loss {metrics['generator_loss']:.4f}"
+
+    @staticmethod
+    def verdict(metrics: dict[str, float]) -> Verdict:
+        """Whether a validation, with the `composition` of its genome, is better than a constant guess."""
+        details = f"base accuracy {metrics['generator_accuracy']:.3f}"
+        return Verdict("the loss at masked bases", metrics["generator_loss"], metrics["composition"], details)

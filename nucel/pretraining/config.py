@@ -56,6 +56,8 @@ class Recipe(WindowOptions):
     """Compute precision; auto is bf16 on a GPU and fp32 on a CPU. Weights are always fp32."""
     seed: int = 0
     """Of the weights, the windows, the masks and the proposals."""
+    init_from: Path | None = None
+    """Begin with the weights of a run or of a folder with its model directories, instead of new ones."""
 
     def __post_init__(self) -> None:
         require(self.context >= 2, f"context must be at least 2 ([CLS] and one base), got {self.context}")
@@ -104,7 +106,9 @@ class TrainConfig(Recipe):
     out: Path | None = None
     """Run directory; by default runs/ and a time stamp."""
     resume: str | None = None
-    """A run directory to continue, or "auto": continue --out if it holds a checkpoint, else start it."""
+    """A run directory to continue, by its own recipe and genome; or "auto": continue the run in --out, or start it."""
+    extend_steps: int | None = None
+    """With --resume: train a finished run for so many more steps, on the schedule of a run of all its steps."""
     stop_after: int | None = None
     """Stop after this step with a checkpoint; the schedule stays that of --steps."""
     dry_run: bool = False
@@ -136,9 +140,13 @@ class TrainConfig(Recipe):
         super().__post_init__()
         for name in ("validate_every", "validation_windows", "save_every", "keep", "log_every", "max_skipped"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("stop_after", "micro_batch", "threads"):
+        for name in ("stop_after", "micro_batch", "threads", "extend_steps"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name} must be at least 1, got {value}")
+        require(
+            self.extend_steps is None or self.resume is not None,
+            "--extend-steps trains a finished run on: name it with --resume",
+        )
         require(
             self.micro_batch is None or self.batch_size % self.micro_batch == 0,
             f"batch_size must be a multiple of micro_batch, got {self.batch_size} and {self.micro_batch}",

@@ -60,12 +60,12 @@ class Loop:
         self,
         config: TrainConfig,
         setup: Setup,
-        run: RunDirectory,
+        run: RunDirectory | None,
         ranks: World,
         first: int = 0,
         record: Callable[[dict[str, Any]], None] | None = None,
     ):
-        """record takes each line of metrics, on the rank that writes them."""
+        """run is None where nothing may be written; record takes each line of metrics, on the rank that writes them."""
         self.config, self.setup, self.ranks, self.run, self.step = config, setup, ranks, run, first
         self.record = record
         self.precision = setup.precision
@@ -73,7 +73,7 @@ class Loop:
         self.parallel = setup.state._replace(model=ranks.exchange_gradients(setup.state.model, device))
         self.meter, self.guard = Meter(setup.state.model), Guard(device)
         self.tokens_per_s: float | None = None
-        self.skipped_steps = sum(line.get("skipped_steps") or 0 for line in log.read_metrics(run))
+        self.skipped_steps = sum(line.get("skipped_steps") or 0 for line in log.read_metrics(run)) if run else 0
         self._seconds = 0.0
         self._steps, self._logged = 0, (0, 0.0)
         self._tokens_per_step = config.batch_size * config.context
@@ -84,6 +84,7 @@ class Loop:
             )
             self._peak = cost.product_rate(device, self.precision.dtype) * ranks.size
         self._ahead: Batch | None = None
+        self._validated: int | None = None
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
@@ -138,7 +139,19 @@ class Loop:
         if self.record:
             self.record(line)
         self.skipped_steps += skipped.steps
-        return _bar_text(line, self.skipped_steps)
+        return self._bar_text(line)
+
+    def _bar_text(self, line: dict[str, Any]) -> str:
+        parts = [self.setup.state.model.progress(line)]
+        if "tokens_per_s" in line:
+            parts.append(f"{line['tokens_per_s']:,.0f} tokens/s")
+        if "mfu" in line:
+            parts.append(f"{line['mfu']:.0%} MFU")
+        if "memory_mib" in line:
+            parts.append(f"{line['memory_mib'] / 1024:.0f} GiB")
+        if self.skipped_steps:
+            parts.append(f"{self.skipped_steps} skipped")
+        return " ".join(parts)
 
     def _speed(self) -> dict[str, float]:
         """Tokens per second since the last line; of a GPU also the share of its product rate, and peak memory."""
@@ -159,18 +172,22 @@ class Loop:
         """Which windows the last step had that was not finite."""
         batch = self.setup.sampler.batch_of_all_ranks(skipped.last)
         names = [self.setup.genome.contigs[contig] for contig in batch.contig]
-        path = self.run.not_finite
-        if self.ranks.is_main:
-            rows = (
-                f"{name}\t{start}\t{start + self.config.context - 1}\t{'-' if strand < 0 else '+'}\n"
-                for name, start, strand in zip(names, batch.start_bp, batch.strand, strict=True)
-            )
-            files.write_text(path, "contig\tstart\tend\tstrand\n" + "".join(rows))
+        if self.run is None:
+            kept = ". Nothing was saved."
+        else:
+            path = self.run.not_finite
+            if self.ranks.is_main:
+                rows = (
+                    f"{name}\t{start}\t{start + self.config.context - 1}\t{'-' if strand < 0 else '+'}\n"
+                    for name, start, strand in zip(names, batch.start_bp, batch.strand, strict=True)
+                )
+                files.write_text(path, "contig\tstart\tend\tstrand\n" + "".join(rows))
+            kept = f"; {path} lists them all. The weights are those before; the newest checkpoint is intact."
         return (
             f"{skipped.longest} steps in a row had a loss or gradient that is not finite and were skipped "
-            f"(--max-skipped {self.config.max_skipped}). The last was step {skipped.last + 1}, whose windows are in "
-            f"{path}, the first being {names[0]}:{batch.start_bp[0]}. The weights are those before; the newest "
-            "checkpoint is intact. Try a lower --lr, a lower --max-grad-norm, more --warmup-steps, or --dtype fp32."
+            f"(--max-skipped {self.config.max_skipped}). The last was step {skipped.last + 1}, whose first window is "
+            f"at {names[0]}:{batch.start_bp[0]}{kept} Try a lower --lr, a lower --max-grad-norm, more --warmup-steps, "
+            "or --dtype fp32."
         )
 
     def validate(self) -> Validation:
@@ -179,31 +196,49 @@ class Loop:
         Raises:
             TrainingError: the loss is not finite.
         """
-        setup = self.setup
-        validation = validate(setup.state.model, setup.validation_sampler, setup.validation_windows, self.precision)
+        validation = self._held_out(self.setup.validation_windows)
         self.record({"step": self.step, "split": "validation", **validation.metrics})
-        console.print(f"step {self.step}: {setup.state.model.summary(validation.metrics)}", soft_wrap=True)
-        if not math.isfinite(validation.metrics["loss"]):
-            raise TrainingError(
-                f"the loss on held-out windows is not finite after step {self.step}; the weights of this step are not "
-                "saved, the newest checkpoint is intact. Try a lower --lr or --dtype fp32."
-            )
+        console.print(f"step {self.step}: {self.setup.state.model.summary(validation.metrics)}", soft_wrap=True)
+        self._require_finite(validation)
         return validation
 
+    def validate_again(self) -> Validation:
+        """Validate what a finished run has saved; the line of metrics is there already.
 
-def _bar_text(line: dict[str, Any], skipped_steps: int) -> str:
-    parts = [f"generator {line['generator_loss']:.3f}"]
-    if "rtd_loss" in line:
-        parts.append(f"RTD {line['rtd_loss']:.4f} AUROC {line['rtd_auroc']:.3f}")
-    if "tokens_per_s" in line:
-        parts.append(f"{line['tokens_per_s']:,.0f} tokens/s")
-    if "mfu" in line:
-        parts.append(f"{line['mfu']:.0%} MFU")
-    if "memory_mib" in line:
-        parts.append(f"{line['memory_mib'] / 1024:.0f} GiB")
-    if skipped_steps:
-        parts.append(f"{skipped_steps} skipped")
-    return " ".join(parts)
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        validation = self._held_out(self.setup.validation_windows)
+        self._require_finite(validation)
+        return validation
+
+    def require_usable(self) -> None:
+        """Refuse to save weights that are not finite, or that give no finite loss on held-out windows; for rank 0.
+
+        A step that made them so is noticed by the steps after it alone, which are skipped.
+
+        Raises:
+            TrainingError: says which weights, or that it is the loss.
+        """
+        for name, parameter in self.setup.state.model.named_parameters():
+            if not parameter.isfinite().all():
+                raise TrainingError(f"the weights {name} are not finite {self._unsaved()}")
+        if self._validated != self.step:
+            self._require_finite(self._held_out(self.setup.validation_sampler.rows))
+
+    def _held_out(self, windows: int) -> Validation:
+        self._validated = self.step
+        return validate(self.setup.state.model, self.setup.validation_sampler, windows, self.precision)
+
+    def _require_finite(self, validation: Validation) -> None:
+        if not math.isfinite(validation.metrics["loss"]):
+            raise TrainingError(f"the loss on held-out windows is not finite {self._unsaved()}")
+
+    def _unsaved(self) -> str:
+        return (
+            f"after step {self.step}; the weights of this step are not saved, the newest checkpoint is intact. Try a "
+            "lower --lr or --dtype fp32."
+        )
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -19,15 +16,17 @@ from ..model.config import EncoderConfig
 from ..objectives.electra import Electra
 from ..objectives.mlm import MaskedLM
 from ..runs.checkpoint import TrainState
-from ..runs.directory import GenomeDescription, RunDescription, RunDirectory, WindowCounts
+from ..runs.description import GenomeDescription, RunDescription, WindowCounts
+from ..runs.directory import RunDirectory
 from ..runtime import environment
-from ..runtime.cli import console
+from ..runtime.cli import console, note
 from ..runtime.device import Precision
 from ..runtime.distributed import World
-from ..runtime.errors import ConfigError
+from ..runtime.errors import ConfigError, GenomeError
 from . import cost
-from .config import Recipe, TrainConfig
+from .config import PRESETS, TrainConfig
 from .step import make_optimizer
+from .stored import recipe_of, settings_of
 from .validation import VALIDATION_SEED
 
 _OBJECTIVES = {"electra": Electra, "mlm": MaskedLM}
@@ -51,7 +50,7 @@ class Setup(NamedTuple):
 
 def open_genome(config: TrainConfig, run: RunDirectory) -> Genome:
     if config.genome:
-        return Genome(config.genome, copy_beside=not config.dry_run)
+        return Genome(config.genome)
     path = run.demo_genome
     if not path.exists():
         console.print(f"No --genome given: generating a demo genome, {path}", markup=False)
@@ -60,9 +59,53 @@ def open_genome(config: TrainConfig, run: RunDirectory) -> Genome:
 
 
 def windows_of(config: TrainConfig, genome: Genome) -> tuple[Windows, Windows]:
-    """Windows to train on, and those held out."""
-    train, held = Windows.tile(genome, config).hold_out(config.hold_out, config.hold_out_fraction)
+    """Windows to train on, and those held out.
+
+    Raises:
+        GenomeError: there are none; names the presets with smaller windows if that may be why.
+    """
+    try:
+        train, held = Windows.tile(genome, config).hold_out(config.hold_out, config.hold_out_fraction)
+    except GenomeError as error:
+        smaller = {name: preset().window_bp for name, preset in PRESETS.items()}
+        smaller = [f"{name} ({size} bp)" for name, size in smaller.items() if size < config.window_bp]
+        if not smaller or genome.lengths.max() > _FEW_WINDOWS * config.window_bp:
+            raise
+        raise GenomeError(f"{error}. Presets with smaller windows: {', '.join(smaller)}") from None
     return train.weighted(config.genome_weights) if config.genome_weights else train, held
+
+
+_FEW_WINDOWS = 10
+_MANY_EPOCHS = 500
+"""The paper's run takes about 50."""
+
+
+def remarks(config: TrainConfig, setup: Setup) -> list[str]:
+    """What a user should know of the settings before a long run, though they work."""
+    notes = []
+    count, epochs = len(setup.train_windows), config.steps / setup.sampler.steps_per_epoch
+    advice = "take a smaller preset, fewer --steps, a smaller --batch-size, or more genome"
+    if count < config.batch_size:
+        notes.append(
+            f"The genome is small for these settings: it has {count} windows to train on, fewer than a batch of "
+            f"{config.batch_size}; {advice}"
+        )
+    elif epochs > _MANY_EPOCHS:
+        notes.append(
+            f"The genome is small for these settings: the run reads each of its {count} windows {epochs:,.0f} times, "
+            f"and may learn them by heart; {advice}"
+        )
+    if round(config.model.mask_rate * (config.context - 1)) == config.context - 1:
+        notes.append(
+            f"--model.mask-rate {config.model.mask_rate} masks all {config.context - 1} bases of a window, so that "
+            "there is nothing to predict them from; the paper masks 0.15"
+        )
+    if setup.validation_windows == 1 and config.objective == "electra":
+        notes.append(
+            "One window is held out, so that the AUROC has no interval; raise --validation-windows or "
+            "--hold-out-fraction"
+        )
+    return notes
 
 
 def prepare(config: TrainConfig, precision: Precision, genome: Genome, ranks: World) -> Setup:
@@ -121,17 +164,10 @@ def prepare(config: TrainConfig, precision: Precision, genome: Genome, ranks: Wo
 
 def describe(config: TrainConfig, setup: Setup, command: str) -> RunDescription:
     """What run.json holds: all that decides the result, and what it was made with."""
-    recipe = {field.name: getattr(config, field.name) for field in dataclasses.fields(Recipe)}
-    recipe["model"] = dataclasses.asdict(config.model)
-    # A region's file may change its content, and a path its meaning.
-    for bed in ("keep_bed", "drop_bed"):
-        if path := recipe[bed]:
-            recipe[bed] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    recipe["dtype"] = setup.precision.dtype_name
     return RunDescription(
-        recipe=recipe,
+        recipe=recipe_of(config, setup.precision),
         genome=GenomeDescription(
-            files=[str(path) for path in setup.genome.paths],
+            files=[str(path.absolute()) for path in setup.genome.paths],
             fingerprint=setup.genome.fingerprint,
             contigs=len(setup.genome.contigs),
             length_bp=int(setup.genome.lengths.sum()),
@@ -139,6 +175,7 @@ def describe(config: TrainConfig, setup: Setup, command: str) -> RunDescription:
         windows=WindowCounts(train=len(setup.train_windows), held_out=len(setup.held_windows)),
         command=command,
         versions=environment.versions(setup.precision.device),
+        settings=settings_of(config),
     )
 
 
@@ -166,11 +203,11 @@ def banner(config: TrainConfig, setup: Setup, ranks: World, run: RunDirectory | 
     shapes = {"generator": config.model.generator, "discriminator": config.model.discriminator}
     if config.objective == "mlm":
         shapes = {"masked_lm": config.model.discriminator}
+    sources = ", ".join(map(str, genome.paths)) if config.genome or run else "demo"
     accumulated = config.batch_size // ranks.size // setup.micro_batch
     rows = {
         "model": ", ".join(size(name, shape) for name, shape in shapes.items()),
-        "genome": f"{', '.join(str(p) for p in genome.paths)}: {len(genome.contigs)} contig(s), "
-        f"{genome.lengths.sum() / 1e6:.2f} Mb",
+        "genome": f"{sources}: {len(genome.contigs)} contig(s), {genome.lengths.sum() / 1e6:.2f} Mb",
         "windows": f"{len(setup.train_windows)} to train on, {len(setup.held_windows)} held out, of "
         f"{config.window_bp} bp; an epoch is {setup.sampler.steps_per_epoch:.1f} steps",
         "budget": f"{config.steps} steps of {config.batch_size} x {config.context} tokens, "
@@ -183,3 +220,5 @@ def banner(config: TrainConfig, setup: Setup, ranks: World, run: RunDirectory | 
         rows["run"] = str(run)
     for name, text in rows.items():
         console.print(f"  {name:8} {text}", soft_wrap=True, markup=False)
+    for remark in remarks(config, setup):
+        note(remark)

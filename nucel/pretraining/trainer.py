@@ -15,21 +15,26 @@ summary.json, cards, loss.png
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from ..runs import card, checkpoint, log
 from ..runs.directory import RunDirectory
-from ..runtime import files
+from ..runtime import cli, files
 from ..runtime.cli import console, note, progress_bar
-from ..runtime.device import choose_precision
-from ..runtime.distributed import ALONE, World
-from ..runtime.errors import CheckpointError, ConfigError
+from ..runtime.device import Precision, choose_precision
+from ..runtime.distributed import ALONE, World, is_lost_connection
+from ..runtime.errors import CheckpointError, ConfigError, NucelError, TrainingError
+from . import report
 from .config import TrainConfig
+from .initial import start_from
 from .loop import Loop, noted_signals
 from .setup import Setup, banner, describe, open_genome, prepare
-from .validation import Validation, validate
+from .stored import extended, is_demo, recipe_of
+from .validation import Validation
 
 
 def choose_directory(config: TrainConfig) -> RunDirectory:
@@ -40,54 +45,63 @@ def choose_directory(config: TrainConfig) -> RunDirectory:
     """
     if config.resume is None:
         run = RunDirectory(config.out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S"))
-        _require_unused(run, "continue the run in it with --resume auto, or choose another directory")
+        _require_unused(run)
         return run
     if config.resume == "auto":
         if config.out is None:
             raise ConfigError("--resume auto needs --out, the run directory to continue or to start")
         run = RunDirectory(config.out)
         if not run.describes_run():
-            _require_unused(run, "it does not hold a run; choose another directory")
-        return run
-    run = RunDirectory(Path(config.resume))
-    if config.out is not None and config.out.resolve() != run.path.resolve():
-        raise ConfigError(f"--resume {run} continues in that directory; leave out --out {config.out}")
-    if not run.describes_run() or not run.has_checkpoint():
-        raise CheckpointError(f"--resume {run}: there is no run with a checkpoint in that directory")
+            _require_unused(run)
+    else:
+        run = RunDirectory(Path(config.resume))
+        if config.out is not None and config.out.resolve() != run.path.resolve():
+            raise ConfigError(f"--resume {run} continues in that directory; leave out --out {config.out}")
+        if not run.describes_run():
+            raise CheckpointError(f"--resume {run}: there is no run in that directory (it has no run.json)")
+    if config.extend_steps and (step := run.newest_step()) < config.steps:
+        finish = f": finish it first with {run.resume_command}" if run.describes_run() else ""
+        raise CheckpointError(
+            f"--extend-steps trains a finished run on, and {run} is at step {step} of {config.steps}{finish}"
+        )
     return run
 
 
-def _require_unused(run: RunDirectory, advice: str) -> None:
+def _require_unused(run: RunDirectory) -> None:
     if run.path.exists() and not run.path.is_dir():
         raise CheckpointError(f"{run} is a file; give a directory")
     if not run.is_unused():
+        advice = "it does not hold a run; choose another --out"
+        if run.describes_run():
+            advice = f"go on with the run in it by {run.resume_command}, or choose another --out"
         raise CheckpointError(f"{run} is not empty; {advice}")
 
 
-def train(config: TrainConfig, command: str = "nucel.train", ranks: World = ALONE) -> dict[str, Any]:
-    """Carry out a run; returns its summary, the JSON object that `main` prints.
+def train(config: TrainConfig, command: str = "nucel.train", ranks: World = ALONE) -> cli.Result:
+    """Carry out a run; returns its summary and the lines that `main` prints.
 
     Raises:
-        ConfigError, GenomeError, CheckpointError, OSError: bad input; nothing half-written is left.
+        ConfigError, GenomeError, HubError, CheckpointError, OSError: bad input; nothing half-written is left.
         TrainingError: training cannot go on.
     """
     precision = choose_precision(config.device, config.dtype)
     log.require(config.track)
     run = ranks.from_first(choose_directory(config) if ranks.is_main else None)
-    with run.locked(note) if ranks.is_main else contextlib.nullcontext():
+    go_on = ranks.launched(_go_on(config, run, command))
+    with run.locked(note) if ranks.is_main else contextlib.nullcontext(), _lost_ranks_explained(ranks, go_on):
+        if ranks.is_main and run.describes_run():
+            _require_no_contradiction(config, run, precision)
         with ranks.first_alone():
             genome = open_genome(config, run)
         setup = prepare(config, precision, genome, ranks)
         first = _restore(config, setup, run, command, ranks)
+        config = extended(config)
         loop, validation, stopped_by = _train(config, setup, run, first, ranks)
         interrupted = loop.step < _last_step(config)
         if not ranks.is_main:
-            return {"interrupted": interrupted}
-        if interrupted:
-            reason = stopped_by or "A signal on another rank"
-            console.print(f"{reason}: saved step {loop.step}; go on with --resume auto")
-        elif validation is None:  # a finished run was resumed: nothing is new but the summary
-            validation = validate(setup.state.model, setup.validation_sampler, setup.validation_windows, precision)
+            return cli.Result({"interrupted": interrupted})
+        if validation is None and not interrupted:  # a finished run was resumed: nothing is new but the summary
+            validation = loop.validate_again()
         summary = {
             "step": loop.step,
             "tokens": loop.step * config.batch_size * config.context,
@@ -101,7 +115,44 @@ def train(config: TrainConfig, command: str = "nucel.train", ranks: World = ALON
         run.write_summary(summary)
         card.write(run)
         _plot(run)
-        return files.finite(summary)
+        if interrupted:
+            lines = report.stopped(run, stopped_by or "A signal on another rank", loop.step, config, go_on)
+        else:
+            lines = report.trained(run, validation, loop.step, config, setup)
+        return cli.Result(files.finite(summary), lines)
+
+
+def _go_on(config: TrainConfig, run: RunDirectory, command: str) -> str:
+    """The command that continues what a signal or a lost rank has ended.
+
+    A session that was itself a resume is repeated as it was typed, with whatever it changed of the run's settings.
+    """
+    typed = config.resume is not None and command.startswith("python")
+    return command if typed and not (config.extend_steps or config.stop_after) else run.resume_command
+
+
+@contextlib.contextmanager
+def _lost_ranks_explained(ranks: World, go_on: str) -> Iterator[None]:
+    """Turn what this rank sees when another is gone into a message that says how to go on."""
+    try:
+        yield
+    except RuntimeError as error:
+        if ranks.size == 1 or isinstance(error, NucelError) or not is_lost_connection(error):
+            raise
+        raise TrainingError(f"lost another rank; go on with: {go_on} ({error})") from None
+
+
+def _require_no_contradiction(config: TrainConfig, run: RunDirectory, precision: Precision) -> None:
+    """Refuse another recipe, or a demo genome for a run on another one, before anything is written.
+
+    Raises:
+        CheckpointError: names the differences.
+    """
+    stored = run.read_description()
+    genome = None
+    if not config.genome and not is_demo(stored, run):
+        genome = dataclasses.replace(stored.genome, files=["the demo genome, as no --genome is given,"], fingerprint="")
+    run.require_same_run(recipe_of(config, precision), genome)
 
 
 def _last_step(config: TrainConfig) -> int:
@@ -112,23 +163,33 @@ def _last_step(config: TrainConfig) -> int:
 def _restore(config: TrainConfig, setup: Setup, run: RunDirectory, command: str, ranks: World) -> int:
     """Describe a run that begins, or load the newest checkpoint of one that goes on; returns the steps it has done."""
     description = describe(config, setup, command)
+    resumed = ranks.from_first(run.has_checkpoint())
+    if config.init_from and not resumed:
+        initial = start_from(config.init_from, setup.state.model)
+        description = dataclasses.replace(description, initial_weights=initial)
     if ranks.is_main:
         checkpoint.require_space(run, setup.state.model, config.keep)
         if run.describes_run():
-            run.require_same_run(description)
+            run.require_same_run(description.recipe, description.genome)
         else:
             run.write_description(description)
-    resumed = ranks.from_first(run.has_checkpoint())
     first, warnings = checkpoint.restore(run, setup.state, setup.precision.device) if resumed else (0, ())
     if (agreed := ranks.from_first(first)) != first:
         raise CheckpointError(
             f"rank {ranks.rank} has an intact checkpoint of step {first}, rank 0 one of step {agreed}: "
             f"do all ranks read the same {run}?"
         )
+    if config.extend_steps and first < config.steps:
+        raise CheckpointError(
+            f"{run} cannot be extended: its newest intact checkpoint is of step {first} of {config.steps}; finish it "
+            f"again with {run.resume_command}"
+        )
     if ranks.is_main:
+        if config.extend_steps:
+            run.write_description(run.read_description().extended(config.extend_steps))
         for warning in (*warnings, *checkpoint.rewind(run, first)):
             note(warning)
-        banner(config, setup, ranks, run)
+        banner(extended(config), setup, ranks, run)
         if resumed:
             console.print(f"  continuing after step {first}")
     return first
@@ -159,6 +220,7 @@ def _train(
                 if loop.step % config.validate_every == 0 or loop.step == last:
                     validation = loop.validate()
                 if loop.step % config.save_every == 0 or at_end:
+                    loop.require_usable()
                     checkpoint.save(run, loop.step, setup.state, config.keep)
                     card.write(run)
             if stopping:
@@ -170,8 +232,7 @@ def _validated(validation: Validation | None, setup: Setup) -> dict[str, Any]:
     """The summary's part of a validation."""
     if validation is None:
         return {}
-    metrics = validation.metrics | setup.state.model.interval(*validation.scores)
-    rounded = {f"val_{name}": round(value, 6) for name, value in metrics.items()}
+    rounded = {f"val_{name}": round(value, 6) for name, value in report.metrics_of(validation, setup).items()}
     return rounded | {"val_windows": setup.validation_windows}
 
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from ..runtime import files
 from . import log
-from .directory import RunDescription, RunDirectory
+from .description import RunDescription
+from .directory import RunDirectory
 
 _FRONT_MATTER = """\
 ---
@@ -52,6 +53,8 @@ class _Head(NamedTuple):
     """Its name on the hub."""
     role: str
     lines: str
+    pipelines: tuple[str, ...]
+    """What transformers' pipelines make of it: lines of Python, each with a comment."""
 
 
 _HEADS = {
@@ -64,6 +67,10 @@ from transformers import AutoModelForTokenClassification
 discriminator = AutoModelForTokenClassification.from_pretrained(folder)
 with torch.no_grad():
     logits = discriminator(**batch).logits  # (1, 9, 2): their softmax is the chance of replaced, original""",
+        (
+            'pipeline("token-classification", {folder}, ignore_labels=[])("ACGTTGCA")  # replaced or original',
+            'pipeline("feature-extraction", {folder})("ACGTTGCA")  # hidden states',
+        ),
     ),
     "ModernBertForMaskedLM": _Head(
         "fill-mask",
@@ -76,6 +83,10 @@ masked = tokenizer("ACGT[MASK]GCA", return_tensors="pt")
 with torch.no_grad():
     logits = masked_lm(**masked).logits[0, 5, tokenizer.convert_tokens_to_ids(list("ACGT"))]
 probabilities = logits.softmax(-1)  # (4,): of A, C, G, T at the masked position""",
+        (
+            'pipeline("fill-mask", {folder})("ACGT[MASK]GCA", targets=list("ACGT"))  # the bases by their probability',
+            'pipeline("feature-extraction", {folder})("ACGTTGCA")  # hidden states',
+        ),
     ),
 }
 _MEANINGS = {
@@ -128,6 +139,7 @@ def _card(run: RunDirectory, where: Path, folder: Path) -> str:
         f"Pre-trained on {genome} by NucEL: a ModernBERT encoder of DNA with one token per base, read by transformers "
         "without custom code.",
         *_use(where, folder, head),
+        *_pipelines(run, where, folder),
         "## What it was trained on",
         _trained_on(description, lines, run.newest_step(), genome),
         "## What it reaches",
@@ -136,8 +148,9 @@ def _card(run: RunDirectory, where: Path, folder: Path) -> str:
         _limits(description),
         "## Recipe",
         f"```sh\n{_without_folders(description.command)}\n```",
-        "Folders are left out of this command. With `--resume auto`, the same command on the same files continues the "
-        "run if it has not come to its end. All settings that decide the result:",
+        "Folders are left out of this command. `python -m nucel.train --resume DIR` continues the run in its directory "
+        "if it has not come to its end; a finished one is trained on with `--extend-steps N`. All settings that decide "
+        "the result:",
         f"```json\n{json.dumps(_deciding(description), indent=2)}\n```",
     ]
     if where == run.path:
@@ -165,6 +178,23 @@ def _use(where: Path, folder: Path, head: _Head) -> list[str]:
     ]
 
 
+def _pipelines(run: RunDirectory, where: Path, folder: Path) -> list[str]:
+    """Which of transformers' pipelines each model folder is for, as seen from the folder `where`."""
+    folders = run.published() if where == run.path else [folder]
+    rows = [
+        (f"`{one.name}/`", f"`{line.format(folder=json.dumps('.' if where == one else one.name))}`", f"{meaning}")
+        for one in folders
+        for line, meaning in (text.split("  # ") for text in _HEADS[_config(one)["architectures"][0]].pipelines)
+    ]
+    parts = ["Pipelines of transformers:", _table(("folder", "pipeline", "what it gives"), rows)]
+    if any("fill-mask" in line for _, line, _ in rows):
+        parts.append(
+            "Without `targets`, `fill-mask` ranks all 27 tokens. A network that is hardly trained may then offer "
+            "special tokens, and of a trained one the fifth answer is one, since there are four bases."
+        )
+    return parts
+
+
 def _trained_on(description: RunDescription, lines: list[dict[str, Any]], step: int, genome: str) -> str:
     windows = description.windows
     rates = [line["tokens_per_s"] for line in lines if line.get("tokens_per_s") is not None]
@@ -173,16 +203,22 @@ def _trained_on(description: RunDescription, lines: list[dict[str, Any]], step: 
         drawn = steps * description.batch_size
         return f"{steps:,} steps, {drawn * description.context:,} tokens, {drawn / windows.train:.3g} epochs"
 
+    extended = ""
+    if description.extended_from:
+        extended = f" (extended after {' and '.join(f'{steps:,}' for steps in description.extended_from)} steps)"
     rows = [
         ("genome", f"{genome}: {description.genome.contigs:,} contig(s), {description.genome.length_bp / 1e6:,.2f} Mb"),
         ("fingerprint", f"`{description.genome.fingerprint}`, SHA-256 of the uncompressed FASTA"),
         ("windows", f"{windows.train:,} to train on, {windows.held_out:,} held out"),
         ("batch", f"{description.batch_size:,} windows of {description.context:,} tokens"),
-        ("schedule", amount(description.steps)),
+        ("schedule", amount(description.steps) + extended),
         ("these weights", amount(step)),
     ]
     if skipped := sum(line.get("skipped_steps") or 0 for line in lines):
         rows.append(("skipped steps", f"{skipped:,}, whose loss or gradient was not finite"))
+    if description.initial_weights:
+        sums = ", ".join(f"{name} `{digest}`" for name, digest in description.initial_weights.items())
+        rows.append(("started from", f"`{_initial(description)}`, SHA-256 of the weights: {sums}"))
     if rates:
         rows.append(("speed", f"{median(rates):,.0f} tokens/s"))
     rows.append(("made with", ", ".join(f"{name} {x}" for name, x in description.versions.items() if x)))
@@ -203,6 +239,8 @@ def _results(lines: list[dict[str, Any]], summary: dict[str, Any], description: 
             low, high = (summary.get(f"val_{name}_{end}") for end in ("low", "high"))
             if summary.get("step") == newest["step"] and low is not None:
                 value += f" (95 % of bootstrapped windows: {low:.4f} to {high:.4f})"
+            elif summary.get("val_windows") == 1 and name == "rtd_auroc":
+                value += " (no interval: one held-out window)"
             rows.append((_shown(name, description), value, meaning))
     windows = f"{summary['val_windows']:,} of {description.windows.held_out:,}" if "val_windows" in summary else "the"
     return [
@@ -216,12 +254,20 @@ def _shown(metric: str, description: RunDescription) -> str:
     return metric.replace("generator", "masked_lm") if description.objective == "mlm" else metric
 
 
+def _initial(description: RunDescription) -> str | None:
+    """The name of the model that a run started from, without its folders; None where its weights were drawn."""
+    path = description.recipe.get("init_from")
+    return path and Path(path).name
+
+
 def _deciding(description: RunDescription) -> dict[str, Any]:
-    """The recipe without the sizes of a network that the objective does not train."""
-    if description.objective != "mlm":
-        return description.recipe
-    model = {name: value for name, value in description.recipe["model"].items() if name != "generator"}
-    return {**description.recipe, "model": model}
+    """The recipe without the sizes of a network that the objective does not train, and without folders."""
+    recipe = dict(description.recipe)
+    if recipe.get("init_from"):
+        recipe["init_from"] = _initial(description)
+    if description.objective == "mlm":
+        recipe["model"] = {name: value for name, value in recipe["model"].items() if name != "generator"}
+    return recipe
 
 
 def _limits(description: RunDescription) -> str:

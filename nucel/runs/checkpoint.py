@@ -21,11 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from ..model import hub
+from ..model.hub_files import first_not_finite
 from ..runtime import files
 from ..runtime.environment import versions
 from ..runtime.errors import CheckpointError, HubError
 from ..runtime.files import differences, mib
-from .directory import RunDescription, RunDirectory
+from .description import RunDescription
+from .directory import RunDirectory
 from .log import parse_metrics
 
 _TRAINER = "trainer.pt"
@@ -205,7 +207,11 @@ def _read(
         raise
     except _UNREADABLE as error:
         raise CheckpointError(f"{_TRAINER} cannot be read by torch {torch.__version__} ({error})") from None
-    return saved, {name: hub.weights_for(getattr(model, name), checkpoint / name) for name in names}
+    weights = {name: hub.weights_for(getattr(model, name), checkpoint / name) for name in names}
+    for name, state in weights.items():
+        if tensor := first_not_finite(state):
+            raise CheckpointError(f"{name}: {tensor} holds values that are not finite")
+    return saved, weights
 
 
 def _require_content(saved: Any, state: TrainState) -> None:
@@ -271,8 +277,10 @@ def _require_origin(checkpoint: Path, saved: dict[str, Any], description: RunDes
         origin = RunDescription.from_json(saved["run"])
     except ValueError as error:
         raise CheckpointError(f"{_TRAINER}: run: {error}") from None
-    if lines := description.differences(origin):
+    if lines := description.without_extensions(origin.steps).differences(origin.recipe, origin.genome):
         raise CheckpointError(f"it is of another run ({'; '.join(lines)})")
+    if description.extended_from and saved["step"] < (begun := description.extended_from[-1]):
+        raise CheckpointError(f"it is of step {saved['step']}, and the run was extended from step {begun}")
 
 
 def _set_aside(checkpoint: Path) -> None:

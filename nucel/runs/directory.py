@@ -14,7 +14,6 @@ run.json and the checkpoints are all that a resume needs. Everything else is der
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import json
 import os
@@ -24,102 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runtime import files
+from ..runtime import cli, files
 from ..runtime.errors import CheckpointError
-from ..runtime.files import differences, finite, mib
-
-
-@dataclass(frozen=True)
-class GenomeDescription:
-    """The genome that a run is trained on."""
-
-    files: list[str]
-    fingerprint: str
-    """SHA-256 of the uncompressed FASTA."""
-    contigs: int
-    length_bp: int
-
-
-@dataclass(frozen=True)
-class WindowCounts:
-    """How many windows a run trains on, and how many it is validated on."""
-
-    train: int
-    held_out: int
-
-
-@dataclass(frozen=True)
-class RunDescription:
-    """What run.json holds: all that decides a run's result, and what it was made with."""
-
-    recipe: dict[str, Any]
-    """Every setting that decides the result, by its name; `model` holds the networks' sizes."""
-    genome: GenomeDescription
-    windows: WindowCounts
-    command: str
-    """The command line that started the run."""
-    versions: dict[str, str | None]
-
-    @property
-    def batch_size(self) -> int:
-        return self.recipe["batch_size"]
-
-    @property
-    def context(self) -> int:
-        return self.recipe["context"]
-
-    @property
-    def steps(self) -> int:
-        return self.recipe["steps"]
-
-    @property
-    def objective(self) -> str:
-        return self.recipe["objective"]
-
-    def as_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, content: Any) -> RunDescription:
-        """Raises:
-        ValueError: this is not a run's description; says what is missing or of a wrong type.
-        """
-        fields = _fields(cls, content, "the description")
-        fields["genome"] = GenomeDescription(**_fields(GenomeDescription, fields["genome"], "genome"))
-        fields["windows"] = WindowCounts(**_fields(WindowCounts, fields["windows"], "windows"))
-        description = cls(**fields)
-        for name, kind in _RECIPE.items():
-            if not isinstance(description.recipe.get(name), kind):
-                raise ValueError(f"recipe.{name} must be {kind.__name__}, got {description.recipe.get(name)!r}")
-        return description
-
-    def differences(self, other: RunDescription) -> list[str]:
-        """What tells this run from another: each setting of the recipe, and the genome's content."""
-        lines = differences(self.recipe, other.recipe)
-        if self.genome.fingerprint != other.genome.fingerprint:
-            lines.append(
-                f"genome: the run's is {', '.join(self.genome.files)}, "
-                f"{', '.join(other.genome.files)} has other content"
-            )
-        return lines
-
-
-_RECIPE = {"batch_size": int, "context": int, "steps": int, "objective": str, "model": dict}
-"""What the files of a run read from its recipe."""
-_JSON_TYPES = {"list[str]": list, "str": str, "int": int}
-
-
-def _fields(kind: type, content: Any, name: str) -> dict[str, Any]:
-    """A dataclass's fields from a JSON object; other keys of the object are left out."""
-    if not isinstance(content, dict):
-        raise ValueError(f"{name} must be a JSON object")
-    for field in dataclasses.fields(kind):
-        if field.name not in content:
-            raise ValueError(f"{name} has no {field.name}")
-        expected = _JSON_TYPES.get(field.type, dict)
-        if not isinstance(content[field.name], expected):
-            raise ValueError(f"{name}: {field.name} must be {expected.__name__}, got {content[field.name]!r:.60}")
-    return {field.name: content[field.name] for field in dataclasses.fields(kind)}
+from ..runtime.files import finite, mib
+from .description import GenomeDescription, RunDescription
 
 
 @dataclass(frozen=True)
@@ -171,6 +78,11 @@ class RunDirectory:
     @property
     def _lock(self) -> Path:
         return self.path / "lock"
+
+    @property
+    def resume_command(self) -> str:
+        """The command that continues this run; run.json holds whatever else it needs."""
+        return cli.command_line("train", ["--resume", str(self)])
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints_folder / f"step-{step:08d}"
@@ -234,19 +146,22 @@ class RunDirectory:
                 f"{path} cannot be read ({error}); {self} is not a run that can be continued"
             ) from None
 
-    def require_same_run(self, description: RunDescription) -> None:
+    def require_same_run(self, recipe: dict[str, Any], genome: GenomeDescription | None = None) -> None:
         """Refuse to continue a run with another recipe or genome, naming every difference.
+
+        Args:
+            recipe: as `RunDescription` holds it.
+            genome: None where it has not been opened yet.
 
         Raises:
             CheckpointError: run.json differs in its recipe or its genome's fingerprint.
         """
         stored = self.read_description()
-        given = RunDescription.from_json(json.loads(json.dumps(description.as_json())))
-        if lines := stored.differences(given):
+        if lines := stored.differences(json.loads(json.dumps(recipe)), genome or stored.genome):
             raise CheckpointError(
                 f"{self} was started differently and cannot be continued like this:\n  "
                 + "\n  ".join(lines)
-                + f"\nIt was started by: {stored.command}"
+                + f"\nIt was started by: {stored.command}\nGo on with it as it is: {self.resume_command}"
             )
 
     def write_summary(self, summary: dict[str, Any]) -> None:
@@ -284,7 +199,7 @@ class RunDirectory:
             raise CheckpointError(
                 f"{reason}. What was complete before is intact. "
                 + (f"The last good checkpoint is {good[-1]}. " if good else "There is no checkpoint yet. ")
-                + f"Once that is put right, --resume auto --out {self} continues the run"
+                + f"Once that is put right, go on with: {self.resume_command}"
             ) from error
 
     @contextlib.contextmanager

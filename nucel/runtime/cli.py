@@ -10,8 +10,8 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import tyro
 from rich.console import Console
@@ -27,13 +27,22 @@ console = Console(stderr=True, highlight=False)
 # ---- a verb ----------------------------------------------------------------------------------------------------------
 
 
+class Result(NamedTuple):
+    """What a verb hands back when it has done its work."""
+
+    summary: dict[str, Any]
+    """For programs: the JSON object on the last line of stdout."""
+    report: tuple[str, ...] = ()
+    """For people, on stderr, three short lines: whether it worked, where the result is, what to type next."""
+
+
 def run(
     verb: str,
     config: type[Config],
-    function: Callable[[Config], dict[str, Any] | None],
+    function: Callable[[Config], Result | dict[str, Any] | None],
     arguments: list[str] | None = None,
 ) -> int:
-    """Parse the arguments into the verb's configuration, call its function, and print the summary, if it returns one.
+    """Parse the arguments into the verb's configuration, call its function, and print the result, if it returns one.
 
     Args:
         verb: as in ``python -m nucel.VERB``.
@@ -43,12 +52,20 @@ def run(
         the exit status: 0, or 2 where the input or a setting was refused, with the reason on stderr.
     """
     try:
-        summary = function(tyro.cli(config, prog=f"python -m nucel.{verb}", args=arguments))
+        result = function(tyro.cli(config, prog=f"python -m nucel.{verb}", args=arguments))
     except (ValueError, OSError, TrainingError) as error:  # bad arguments and bad files
         return fail(error)
-    if summary is not None:
-        print(json.dumps(summary))
+    if result is not None:
+        finish(result if isinstance(result, Result) else Result(result))
     return 0
+
+
+def finish(result: Result) -> None:
+    """Print what a verb has done: its report on stderr, then its summary, the last line of stdout."""
+    for line in result.report:
+        console.print(line, soft_wrap=True, markup=False)
+    console.file.flush()
+    print(json.dumps(result.summary), flush=True)
 
 
 def fail(error: Exception | str, status: int = 2) -> int:
@@ -57,9 +74,9 @@ def fail(error: Exception | str, status: int = 2) -> int:
     return status
 
 
-def command_line(verb: str, arguments: list[str] | None = None) -> str:
+def command_line(verb: str, arguments: Sequence[object] | None = None) -> str:
     """The command as a shell takes it; `arguments` are by default the process's own."""
-    return shlex.join(["python", "-m", f"nucel.{verb}", *(sys.argv[1:] if arguments is None else arguments)])
+    return shlex.join(["python", "-m", f"nucel.{verb}", *map(str, sys.argv[1:] if arguments is None else arguments)])
 
 
 def note(message: str) -> None:

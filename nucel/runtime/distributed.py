@@ -24,10 +24,19 @@ class World(NamedTuple):
     size: int = 1
     local_rank: int = 0
     """Its number on its own machine: the GPU that it takes."""
+    local_size: int = 1
+    """Ranks on this machine."""
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    def launched(self, command: str) -> str:
+        """A command that begins with `python -m`, to be started on as many ranks as these."""
+        if self.size == 1:
+            return command
+        machines = f"--nnodes {self.size // self.local_size} " if self.size > self.local_size else ""
+        return command.replace("python -m", f"torchrun {machines}--nproc-per-node {self.local_size} -m", 1)
 
     def add(self, total: Tensor) -> None:
         """Add a tensor up over the ranks, in ranks."""
@@ -86,7 +95,7 @@ def world() -> Iterator[World]:
     if not distributed.is_torchelastic_launched():
         yield ALONE
         return
-    ranks = World(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    ranks = World(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
     backend = "cpu:gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())

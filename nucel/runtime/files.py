@@ -101,7 +101,7 @@ def flush(path: Path) -> None:
 def write_sums(directory: Path) -> None:
     """Write SHA256SUMS of all files below a directory, in the format of sha256sum, which can check it too."""
     files = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
-    lines = [f"{_sha256(directory / name)}  {name}\n" for name in files]
+    lines = [f"{sha256(directory / name)}  {name}\n" for name in files]
     (directory / _SUMS).write_text("".join(lines), encoding="utf-8")
 
 
@@ -117,7 +117,7 @@ def damage(directory: Path, required: tuple[str, ...] = ()) -> list[str]:
     wrong = [f"{_SUMS} does not list {name}" for name in required if name not in expected]
     for name, digest in expected.items():
         try:
-            if _sha256(directory / name) != digest:
+            if sha256(directory / name) != digest:
                 wrong.append(f"{name} is not what was written (its SHA-256 differs)")
         except FileNotFoundError:
             wrong.append(f"{name} is missing")
@@ -126,7 +126,8 @@ def damage(directory: Path, required: tuple[str, ...] = ()) -> list[str]:
     return wrong
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """A file's digest, in hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(1 << 20):

@@ -13,7 +13,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from ..genome.sequences import SequenceOptions
-from ..runtime import environment
+from ..runtime import cli, environment
 from ..runtime.cli import console, progress_bar
 from ..runtime.device import DeviceOptions, Precision, choose_precision
 from ..runtime.errors import ConfigError, require
@@ -92,8 +92,8 @@ def choose_methods(config: SuiteConfig) -> list[Method]:
     return [*methods, one_hot_cnn(config.fit)] if config.cnn else methods
 
 
-def run_suite(config: SuiteConfig) -> dict[str, Any]:
-    """Carry out the command; returns its summary.
+def run_suite(config: SuiteConfig) -> cli.Result:
+    """Carry out the command; returns its summary and report.
 
     Raises:
         ConfigError, InputError, HubError, OSError: bad input; results of finished fits stay.
@@ -116,7 +116,13 @@ def run_suite(config: SuiteConfig) -> dict[str, Any]:
                 _run(job, precision)
                 done += 1
         _write_tables(config.out, names)
-    return {"tasks": len(paths), "fits": done, "table": str(config.out / "table.md"), "out": str(config.out)}
+    table = config.out / "table.md"
+    report = (
+        f"{done} fits on {len(paths)} tasks done, all that were missing.",
+        f"The table of all results is {table}.",
+        "Next: read the last lines of the table, which compare the first method with its controls",
+    )
+    return cli.Result({"tasks": len(paths), "fits": done, "table": str(table), "out": str(config.out)}, report)
 
 
 def _jobs(

@@ -162,7 +162,10 @@ def test_a_lost_rank_ends_the_run_and_loses_nothing_that_was_saved(genome, tmp_p
     process = start(2, genome, run, "--save-every", "2")
     os.kill(ranks_of(process)[-1], signal.SIGKILL)
     _, stderr = process.communicate(timeout=90)
-    assert process.returncode not in (0, 75) and "lost another rank; go on with --resume auto" in stderr
+    assert (
+        process.returncode not in (0, 75)
+        and f"lost another rank; go on with: torchrun --nproc-per-node 2 -m nucel.train --resume {run}" in stderr
+    )
     newest = int(sorted((run / "checkpoints").glob("step-????????"))[-1].name[5:])
     summary, _ = train(2, genome, run, "--steps", "100000", "--stop-after", str(newest + 2), "--resume", "auto")
     assert summary["step"] == newest + 2

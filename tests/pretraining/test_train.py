@@ -281,6 +281,7 @@ def test_the_debug_preset_learns_the_demo_genome(tmp_path):
     )
     summary = json.loads(result.stdout.splitlines()[-1])
     assert summary["val_rtd_loss"] < summary["val_rtd_blind"]
+    assert "It has learned: on held-out windows the discriminator's loss is" in result.stderr
     assert summary["val_rtd_auroc"] > 0.6 and summary["val_rtd_auroc_low"] > 0.5
     assert summary["val_generator_loss"] < 1.372 - 0.2  # order-0 entropy of the demo genome, nats
 
@@ -325,7 +326,8 @@ def test_a_genome_that_cannot_be_used_is_refused(kind, tmp_path, capsys):
         (["--hold-out", "chrX"], "there is no contig 'chrX'"),
         (["--device", "tpu"], "--device tpu cannot be used"),
         (["--resume", "auto"], "--resume auto needs --out"),
-        (["--resume", "nowhere"], "there is no run with a checkpoint"),
+        (["--resume", "nowhere"], "there is no run in that directory"),
+        (["--extend-steps", "3", "--resume", "auto", "--out", "runs/new"], "is at step 0 of 10"),
         (["--hold-out", "demo1", "demo2", "demo3"], "leaves none to train on"),
     ],
 )
@@ -372,7 +374,9 @@ def test_resuming_with_another_recipe_or_genome_is_refused(run, tmp_path, capsys
     ):
         assert main([*words, *arguments]) == 2
         error = capsys.readouterr().err
-        assert all(message in error for message in [*messages, "It was started by: python -m nucel.train"])
+        assert all(
+            message in error for message in [*messages, "It was started by: python -m nucel.train", "Go on with"]
+        )
         assert contents(out) == before
 
 
@@ -468,7 +472,8 @@ def test_a_recipe_stored_by_an_earlier_version_has_the_same_keys():
         "model objective hold_out hold_out_fraction reverse_complement steps batch_size lr betas adam_eps weight_decay "
         "warmup_steps decay max_grad_norm dtype seed"
     )
-    assert list(Recipe.__dataclass_fields__) == stored.split()
+    assert list(Recipe.__dataclass_fields__) == [*stored.split(), "init_from"]
+    assert Recipe().init_from is None  # what is null is no difference to what is missing
 
 
 def test_options_choose_the_windows(tmp_path):

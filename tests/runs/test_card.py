@@ -70,6 +70,26 @@ def test_the_hub_reads_the_head_of_a_card(run, place, task):
     assert {"dna", "electra", "modernbert"} <= set(data.tags) and data.license is None
 
 
+@pytest.mark.parametrize(("place", "tasks"), [
+    (".", ["token-classification", "feature-extraction", "fill-mask", "feature-extraction"]),
+    ("discriminator", ["token-classification", "feature-extraction"]),
+    ("generator", ["fill-mask", "feature-extraction"]),
+])  # fmt: skip
+def test_a_card_says_which_folder_is_for_which_pipeline(run, tmp_path, monkeypatch, place, tasks):
+    """Each line of Python runs as it stands, and gives what the card says."""
+    monkeypatch.chdir(shutil.copytree(run, tmp_path / "downloaded") / place)
+    lines = re.findall(r"^\| `\w+/` \| `(pipeline\(.*\))` \| .* \|$", Path("README.md").read_text(), re.MULTILINE)
+    assert [line.split('"')[1] for line in lines] == tasks
+    for task, line in zip(tasks, lines, strict=True):
+        answer = eval(line, {"pipeline": transformers.pipeline})
+        if task == "fill-mask":
+            assert sorted(entry["token_str"] for entry in answer) == list("ACGT")
+        elif task == "token-classification":
+            assert {entry["entity"] for entry in answer} <= {"replaced", "original"} and len(answer) == 8
+        else:
+            assert len(answer[0]) == 9
+
+
 def rows_of(text: str) -> dict[str, list[str]]:
     rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
     return {name.strip(): [cell.strip() for cell in cells] for name, *cells in rows}

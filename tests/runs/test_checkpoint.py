@@ -28,7 +28,8 @@ from nucel.pretraining.config import Recipe
 from nucel.pretraining.step import make_optimizer
 from nucel.runs import checkpoint, log
 from nucel.runs.checkpoint import TrainState
-from nucel.runs.directory import GenomeDescription, RunDescription, RunDirectory, WindowCounts
+from nucel.runs.description import GenomeDescription, RunDescription, WindowCounts
+from nucel.runs.directory import RunDirectory
 from nucel.runtime import environment, files
 from nucel.runtime.errors import CheckpointError
 from nucel.train import main
@@ -359,7 +360,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(run, trained, monkey
     message = str(error.value)
     assert "the checkpoint of step 4 could not be written" in message and "No space left on device" in message
     assert "It needs 0.0 MiB" in message and f"The last good checkpoint is {of_step(run, 3)}" in message
-    assert f"--resume auto --out {run}" in message
+    assert f"go on with: python -m nucel.train --resume {run}" in message
     assert contents(run.path) == before
     checkpoint.save(run, 4, training, keep=1)
     assert steps_of(run) == ["step-00000004"]

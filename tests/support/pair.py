@@ -11,7 +11,8 @@ from nucel.model.config import ElectraConfig
 from nucel.model.networks import Discriminator, Generator
 from nucel.objectives.electra import Electra
 from nucel.objectives.mlm import MaskedLM
-from nucel.runs.directory import GenomeDescription, RunDescription, RunDirectory, WindowCounts
+from nucel.runs.description import GenomeDescription, RunDescription, WindowCounts
+from nucel.runs.directory import RunDirectory
 
 from .tiny import TINY
 
