@@ -86,18 +86,17 @@ def config_json(network: Network) -> dict:
 
 
 def value_of(config: Mapping, key: str, kind: type, default: Any = None) -> Any:
-    """A setting of a type; where it is missing or null the default, if there is one.
+    """A setting of the given type; the default, if there is one, where it is missing or null.
 
     Raises:
-        HubError: it is of another type, missing without a default, a whole number outside [0, 2^31), or one that is
-            not finite.
+        HubError: it is missing without a default, of another type, a whole number outside [0, 2^31), or not finite.
     """
     value = config.get(key)
     if value is None:
         if default is None:
             raise HubError(f"it lacks {key!r}")
         return default
-    # A whole number will do as any number; in Python, unlike in JSON, true is a number as well.
+    # JSON writes 1.0 as 1 too; True, which Python counts as an int, is not a number there.
     if type(value) is not kind and not (kind is float and type(value) is int):
         raise HubError(f"{key} must be {_KINDS[kind]}, got {value!r:.60}")
     if kind is int and not 0 <= value < _LARGEST:
@@ -107,7 +106,7 @@ def value_of(config: Mapping, key: str, kind: type, default: Any = None) -> Any:
     return value
 
 
-_KINDS = {int: "a whole number", float: "a number", str: "a text", dict: "an object", list: "a list"}
+_KINDS = {int: "a whole number", float: "a number", str: "a string", dict: "an object", list: "a list"}
 _LARGEST = 2**31
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 
@@ -131,11 +130,11 @@ def _global_every(config: Mapping, layers: int) -> int:
 def encoder_config(config: Mapping) -> EncoderConfig:
     """The encoder that a ModernBERT config.json describes, in the style of transformers 4 or 5.
 
-    Nothing is built; whether such an encoder has the weights beside it, their header tells.
+    Nothing is built. Whether the weights are of these sizes, their header tells.
 
     Raises:
-        HubError: another architecture, another vocabulary, an option this encoder does not have, or a value that is
-            none of its setting.
+        HubError: another architecture, another vocabulary, an option this encoder does not have, or a value of the
+            wrong type or range.
     """
     expected = {
         "model_type": "modernbert",
@@ -171,6 +170,8 @@ def encoder_config(config: Mapping) -> EncoderConfig:
 def _theta(config: Mapping, kind: str, legacy: str, default: float) -> float:
     """The rotary embedding's base in the layers of a kind."""
     rope = value_of(config, "rope_parameters", dict, {})
+    if others := rope.keys() - set(_LAYER_TYPES):
+        raise HubError(f"rope_parameters must be given for {' and '.join(_LAYER_TYPES)}, got {sorted(others)[0]!r:.60}")
     parameters = value_of(rope, kind, dict, {})
     if (rope_type := parameters.get("rope_type", "default")) != "default":
         raise HubError(f"rope_type of {kind} must be 'default', got {rope_type!r:.60}")
@@ -207,7 +208,7 @@ def labels_of(config: Mapping, outputs: int) -> tuple[str, ...] | None:
     named = value_of(config, "id2label", dict, {})
     labels = tuple(named.get(str(i), f"LABEL_{i}") for i in range(outputs))
     if others := [label for label in labels if not isinstance(label, str | int | float)]:
-        raise HubError(f"id2label must give a text to each output, got {others[0]!r:.60}")
+        raise HubError(f"id2label must give a name to each output, got {others[0]!r:.60}")
     labels = tuple(map(str, labels))
     if len(set(labels)) < outputs:
         raise HubError(f"id2label must give each output another name, got {labels!r:.200}")

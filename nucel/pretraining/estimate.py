@@ -11,7 +11,7 @@ from pathlib import Path
 from ..genome import demo
 from ..genome.fasta import Genome
 from ..runtime import cli
-from ..runtime.cli import console
+from ..runtime.cli import console, note
 from ..runtime.device import choose_precision
 from ..runtime.distributed import ALONE, World
 from . import cost
@@ -35,7 +35,7 @@ def estimate(config: TrainConfig, ranks: World = ALONE) -> cli.Result:
     with _opened(config) as genome:
         setup = prepare(config, precision, genome, ranks)
         if config.init_from and config.resume is None:
-            start_from(config.init_from, setup.state.model)
+            start_from(config.init_from, setup.state.model, note if ranks.is_main else lambda _: None)
         loop = Loop(config, setup, None, ranks)
         if ranks.is_main:
             banner(config, setup, ranks, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
@@ -11,7 +12,6 @@ from ..model.config import EncoderConfig
 from ..model.hub_config import encoder_config
 from ..model.hub_files import WEIGHTS, existing, first_not_finite, read_json
 from ..model.networks import Generator
-from ..runtime.cli import note
 from ..runtime.errors import HubError
 from ..runtime.files import sha256
 
@@ -19,10 +19,10 @@ _SHAPES = ("layers", "width", "heads", "intermediate")
 _BEHAVIOUR = ("radius", "global_every", "global_theta", "local_theta", "norm_eps")
 
 
-def start_from(source: Path, model: nn.Module) -> dict[str, str]:
+def start_from(source: Path, model: nn.Module, announce: Callable[[str], None]) -> dict[str, str]:
     """Load the weights of another run, or of a folder with model directories, into a model's networks.
 
-    All are read and compared before any is loaded.
+    All are read and compared before any is loaded. `announce` is told of other settings they were trained with.
 
     Returns:
         the SHA-256 of each network's weights.
@@ -34,7 +34,7 @@ def start_from(source: Path, model: nn.Module) -> dict[str, str]:
     folders = {name: _folder(source, name, alone=len(networks) == 1) for name in networks}
     states = {}
     for name, network in networks.items():
-        _require_same_shape(name, network, folders[name])
+        _require_same_shape(name, network, folders[name], announce)
         states[name] = hub.weights_for(network, folders[name], "as this run's settings say")
         if tensor := first_not_finite(states[name]):
             raise HubError(f"{folders[name] / WEIGHTS}: {tensor} holds values that are not finite; start from others")
@@ -56,8 +56,8 @@ def _folder(source: Path, name: str, alone: bool) -> Path:
     )
 
 
-def _require_same_shape(name: str, network: nn.Module, folder: Path) -> None:
-    """Refuse weights of another shape; note what else the network was trained with."""
+def _require_same_shape(name: str, network: nn.Module, folder: Path, announce: Callable[[str], None]) -> None:
+    """Refuse weights of another shape; announce what else differs."""
     settings = existing(folder, "config.json")
     content = read_json(settings)
     try:
@@ -72,7 +72,7 @@ def _require_same_shape(name: str, network: nn.Module, folder: Path) -> None:
             f"--init-from {folder} does not fit the {name.replace('_', ' ')} of this run: {'; '.join(lines)}"
         )
     if lines := _differences(theirs, ours, _BEHAVIOUR):
-        note(f"The weights of {folder} were trained with other settings: {'; '.join(lines)}")
+        announce(f"The weights of {folder} were trained with other settings: {'; '.join(lines)}")
 
 
 def _differences(theirs: EncoderConfig, ours: EncoderConfig, names: tuple[str, ...]) -> list[str]:

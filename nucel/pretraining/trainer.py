@@ -165,7 +165,12 @@ def _restore(config: TrainConfig, setup: Setup, run: RunDirectory, command: str,
     description = describe(config, setup, command)
     resumed = ranks.from_first(run.has_checkpoint())
     if config.init_from and not resumed:
-        initial = start_from(config.init_from, setup.state.model)
+        initial = start_from(config.init_from, setup.state.model, note if ranks.is_main else lambda _: None)
+        if run.describes_run() and run.read_description().initial_weights != initial:
+            raise CheckpointError(
+                f"{config.init_from} has other weights than those that {run} was started from, and {run} has no "
+                "checkpoint; start a new run with another --out"
+            )
         description = dataclasses.replace(description, initial_weights=initial)
     if ranks.is_main:
         checkpoint.require_space(run, setup.state.model, config.keep)

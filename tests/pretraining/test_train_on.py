@@ -127,6 +127,19 @@ def test_a_new_run_starts_from_the_weights_of_another(start, tmp_path):
     assert_same_weights(whole, new[0])
 
 
+def test_a_run_without_a_checkpoint_begins_again_with_the_same_weights_only(start, capsys):
+    old, other = start("old", "--steps", 2), start("other", "--steps", 3)
+    folder = start("new", "--steps", 2, "--stop-after", 1, "--init-from", old)
+    shutil.rmtree(folder / "checkpoints")
+    again = shutil.copytree(folder, folder.with_name("again"))
+    assert main(["--resume", str(again)]) == 0
+    for name in ("generator", "discriminator"):
+        shutil.copyfile(other / name / "model.safetensors", old / name / "model.safetensors")
+    before = contents(folder)
+    assert "has other weights than those that" in refused(capsys, "--resume", folder)
+    assert contents(folder) == before
+
+
 def test_a_masked_lm_starts_from_a_masked_lm(start):
     old = start("old", "--steps", 2, "--objective", "mlm")
     words = ("--steps", 1, "--lr", 1e-30, "--weight-decay", 0, "--objective", "mlm")
