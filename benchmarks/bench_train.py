@@ -160,7 +160,7 @@ class Case:
     def __init__(self, preset: str, config: TrainConfig, precision: Precision):
         self.config, self.precision = config, precision
         self.on_a_gpu = precision.device.type == "cuda"
-        self.dtype = next(name for name, dtype in DTYPES.items() if dtype == precision.dtype)
+        self.dtype = precision.dtype_name
         self.labels = {"sizes": preset, "B x T": f"{config.batch_size} x {config.context}", "dtype": self.dtype}
         self.trainers: dict[str, Nucel | Transformers] = {}
         self.losses: dict[str, float] = {}

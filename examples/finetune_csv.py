@@ -53,7 +53,7 @@ def main(folder: Path) -> None:
     pretraining = "--context 128 --window-bp 160 --overlap-bp 16 --steps 4 --batch-size 8 --validation-windows 16"
     run_verb("train", f"debug --out run {pretraining}", folder)
     tables = "--train train.csv --dev dev.csv --test test.csv"
-    settings = "--pooling mean --lr 2e-3 --warmup-steps 5 --epochs 6 --seeds 0"
+    settings = "--classifier-pooling mean --lr 2e-3 --warmup-steps 5 --epochs 6 --seeds 0"
     run_verb("finetune", f"run {tables} --out classifier {settings}", folder)
     run_verb("predict", "classifier/model new.csv --out new.tsv", folder)
 

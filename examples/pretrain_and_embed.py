@@ -58,7 +58,7 @@ def main(folder: Path) -> None:
     encoder = nucel.load(run)
     islands = [random_bases(rng, 100, ISLAND_COMPOSITION) for _ in range(4)]
     background = [random_bases(rng, 100, BACKGROUND_COMPOSITION) for _ in range(4)]
-    vectors = nucel.embed(encoder, islands + background, reverse_complement="mean")  # (8, width)
+    vectors = nucel.embed(encoder, islands + background, average_reverse_complement=True)  # (8, width)
 
     similarity = cosine_similarity(vectors)
     print(f"embeddings {vectors.shape}")

@@ -1,12 +1,13 @@
 """Fine-tune a model on a task: ``python -m nucel.finetune MODEL --train T.csv --dev D.csv --test S.csv --out DIR``.
 
     DIR/model/                   the network of the seed with the lowest dev loss, for python -m nucel.predict
-    DIR/result.json              settings, sizes, and the figures of every seed
-    DIR/seed-0/predictions.tsv   what the seed's network makes of the test table
-    DIR/seed-0/history.tsv       losses and learning rate at every evaluation
+    DIR/result.json              settings, sizes, and the metrics of every seed
+    DIR/seed-0/predictions.tsv   the seed's predictions for the test table
+    DIR/seed-0/history.tsv       losses and learning rate at every validation
     DIR/test.png                 confusion matrix and curves of DIR/model on the test table
 
-The last line on stdout is one JSON object.
+A table is CSV or TSV (also .gz), or BED with --genome. --split 80,10,10 splits one table into three, and
+--train CLASS=FASTA ... reads a FASTA file for each class. The last line on stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -14,52 +15,67 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import tyro
+from tyro.conf import OmitArgPrefixes
 
+from .genome.sequences import SequenceOptions
 from .model import hub
 from .model.networks import Classifier
 from .runtime import cli, environment
-from .runtime.cli import console, progress_bar
-from .runtime.device import DeviceOptions, choose_precision
-from .runtime.errors import ConfigError
+from .runtime.cli import console, note, progress_bar
+from .runtime.device import DeviceOptions, Precision, choose_precision
+from .runtime.errors import ConfigError, require
 from .runtime.files import finite, replacing, write_text
 from .tasks.classifier import HeadOptions, make_classifier
-from .tasks.fit import Fit, FitOptions, fit, seed_figures
+from .tasks.fit import FitOptions, FitResult, fit, require_seeds
 from .tasks.metrics import mean_and_deviation, require_libraries
 from .tasks.plots import plot_predictions
-from .tasks.predictions import Outcome, evaluate, predictions_table
-from .tasks.task import Task, TaskOptions, describe_task, read_task, require_context
+from .tasks.predictions import Predictions, evaluate, predictions_table
+from .tasks.task import Task, TaskOptions, read_task
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(FitOptions, HeadOptions, TaskOptions, DeviceOptions):
+class FinetuneConfig:
     """Fine-tune a model on a task of labelled sequences."""
 
-    model: Annotated[Path, tyro.conf.Positional]
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run directory, or a ModernBERT model directory over this alphabet."""
-    train: Path
-    """Table (CSV or TSV, also .gz) to train on."""
-    dev: Path
-    """Table by whose loss the best weights are chosen."""
-    test: Path
-    """Table for the figures that are reported."""
+    train: tuple[str, ...]
+    """Table to train on, or CLASS=FASTA for each class."""
+    dev: tuple[str, ...] = ()
+    """The same by whose loss the best weights are chosen."""
+    test: tuple[str, ...] = ()
+    """The same for the metrics that are reported."""
     out: Path
     """Directory for the results; it must be new or empty."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One training for each; figures are also given as mean and standard deviation. Three is the paper's number."""
+    """One training for each; metrics are also given as mean and standard deviation. Three is the paper's number."""
     from_scratch: bool = False
     """Draw the encoder's weights anew instead: what is gained without pre-training."""
     context: int | None = None
     """Longest sequence in tokens; by default that of the windows which the model was trained on."""
+    task: OmitArgPrefixes[TaskOptions] = field(default_factory=TaskOptions)
+    columns: OmitArgPrefixes[SequenceOptions] = field(default_factory=SequenceOptions)
+    head: OmitArgPrefixes[HeadOptions] = field(default_factory=HeadOptions)
+    fit: OmitArgPrefixes[FitOptions] = field(default_factory=FitOptions)
+    compute: OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ConfigError(f"seeds must be distinct numbers of at least 0, got {self.seeds}")
+        require_seeds(self.seeds)
+        require(self.context is None or self.context >= 2, f"context must be at least 2, got {self.context}")
+
+
+class _Trained(NamedTuple):
+    """One seed's network, how its training went, and its predictions for the test table."""
+
+    seed: int
+    network: Classifier
+    result: FitResult
+    test: Predictions
 
 
 def finetune(config: FinetuneConfig, command: str = "nucel.finetune") -> dict[str, Any]:
@@ -72,60 +88,68 @@ def finetune(config: FinetuneConfig, command: str = "nucel.finetune") -> dict[st
     require_libraries()
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         raise ConfigError(f"{config.out} is not an empty directory; choose another --out")
-    precision = choose_precision(config.device, config.dtype)
+    precision = choose_precision(config.compute.device, config.compute.dtype)
     encoder = hub.load(config.model)
-    task = read_task(config.train, config.dev, config.test, config)
-    require_context(task, config.context or encoder.context)
-    console.print(describe_task(task), soft_wrap=True, markup=False)
+    encoder.context = config.context or encoder.context
+    task = read_task(config.train, config.dev or None, config.test or None, config.task, config.columns)
+    task.require_context(encoder.context)
+    console.print(task.describe(), soft_wrap=True, markup=False)
+    steps = config.fit.steps(len(task.train.targets))
+    if config.fit.warmup_steps >= steps:
+        note(f"the warm-up of {config.fit.warmup_steps} steps is not over after the {steps} steps of the training")
     config.out.mkdir(parents=True, exist_ok=True)
-    per_seed: list[dict[str, Any]] = []
-    best: tuple[float, Classifier, Outcome] | None = None
+    summaries: list[dict[str, Any]] = []
+    best: _Trained | None = None
     for seed in config.seeds:
-        network = make_classifier(encoder, task.labels, config, seed, config.from_scratch).to(precision.device)
-        if config.context is not None:
-            network.model.context = config.context
-        with progress_bar() as show:
-            fitted = fit(network, task, config, seed, precision, show)
-        outcome = evaluate(network, task, task.test, precision, config.average_reverse_complement)
-        per_seed.append(seed_figures(seed, fitted, outcome))
-        _write_seed(config.out / f"seed-{seed}", config, task, fitted, outcome)
-        line = ", ".join(f"{name} {value:.4f}" for name, value in outcome.figures.items())
-        console.print(f"seed {seed}: {line} ({fitted.seconds:.0f} s)", soft_wrap=True, markup=False)
-        if best is None or fitted.best.dev_loss < best[0]:
-            best = (fitted.best.dev_loss, network, outcome)
+        network = make_classifier(encoder, task.labels, config.head, seed, config.from_scratch)
+        trained = _train(network, task, config, seed, precision)
+        summaries.append(trained.result.summary(seed, trained.test))
+        _write_seed(config.out / f"seed-{seed}", task, trained)
+        if best is None or trained.result.best.dev_loss < best.result.best.dev_loss:
+            best = trained
+    assert best is not None  # there is a seed
 
-    names = [name for name in per_seed[0] if name.startswith("test_")]
-    mean, deviation = mean_and_deviation([{name: figures[name] for name in names} for figures in per_seed])
-    summary = {
-        **finite(mean),
-        **finite({f"{name}_sd": value for name, value in deviation.items()}),
-        **task.sizes(),
-        "seeds": [finite(figures) for figures in per_seed],
-        "device": str(precision.device),
-        "out": str(config.out),
-    }
     with replacing(config.out / "model") as temporary:
-        hub.save(best[1], temporary)
-    _plot(config, task, best[2])
-    settings = finite({field.name: getattr(config, field.name) for field in dataclasses.fields(config)})
+        hub.save(best.network, temporary)
+    _plot(task, best.test, config.out / "test.png")
+    summary = _summary(config, task, summaries) | {"device": str(precision.device), "out": str(config.out)}
+    settings = finite(dataclasses.asdict(config))
     versions = environment.versions(precision.device)
     description = {"command": command, "settings": settings, "labels": task.labels, "versions": versions, **summary}
     write_text(config.out / "result.json", json.dumps(description, indent=2, default=str) + "\n")
     return summary
 
 
-def _write_seed(folder: Path, config: FinetuneConfig, task: Task, fitted: Fit, outcome: Outcome) -> None:
+def _train(network: Classifier, task: Task, config: FinetuneConfig, seed: int, precision: Precision) -> _Trained:
+    network.to(precision.device)
+    with progress_bar() as show:
+        result = fit(network, task, config.fit, seed, precision, show)
+    test = evaluate(network, task, task.test, precision, config.fit.average_reverse_complement)
+    line = ", ".join(f"{name} {value:.4f}" for name, value in test.metrics.items())
+    console.print(f"seed {seed}: {line} ({result.seconds:.0f} s)", soft_wrap=True, markup=False)
+    return _Trained(seed, network, result, test)
+
+
+def _summary(config: FinetuneConfig, task: Task, summaries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Metrics of the test table over all seeds, the task's sizes, and each seed's own figures."""
+    names = [name for name in summaries[0] if name.startswith("test_")]
+    mean, deviation = mean_and_deviation([{name: one[name] for name in names} for one in summaries])
+    spread = {f"{name}_sd": value for name, value in deviation.items()}
+    return {**finite(mean), **finite(spread), **task.sizes(), "seeds": [finite(one) for one in summaries]}
+
+
+def _write_seed(folder: Path, task: Task, trained: _Trained) -> None:
     folder.mkdir()
-    test = task.test.sequences
-    table = predictions_table(test, task.labels, outcome.outputs, test.column(config.label_column))
+    table = predictions_table(task.test.sequences, task.labels, trained.test.outputs, task.test.labels)
     write_text(folder / "predictions.tsv", table)
-    rows = ["\t".join(fitted.best._fields), *("\t".join(f"{x:.7g}" for x in line) for line in fitted.history)]
+    history = trained.result.history
+    rows = ["\t".join(history[0]._fields), *("\t".join(f"{x:.7g}" for x in line) for line in history)]
     write_text(folder / "history.tsv", "\n".join(rows) + "\n")
 
 
-def _plot(config: FinetuneConfig, task: Task, outcome: Outcome) -> None:
+def _plot(task: Task, test: Predictions, picture: Path) -> None:
     try:
-        plot_predictions(task.labels, task.test.targets, outcome.outputs, config.out / "test.png")
+        plot_predictions(task.labels, task.test.targets, test.outputs, picture)
     except ModuleNotFoundError as missing:
         console.print(f"No test.png: {missing.name} is not installed (pip install 'nucel\\[plots]')")
 

@@ -4,9 +4,9 @@ A task is a folder with tables train, dev and test (.csv or .tsv, also .gz), nam
 each task are trained, with every seed, the models that are given, the first of them from scratch (no pre-training), and
 a CNN on one-hot bases.
 
-    DIR/results/TASK/CONTENDER/seed-0.json   settings, figures, times; a fit that has one is not done again
-    DIR/results/TASK/CONTENDER/seed-0.tsv    its predictions for the test table
-    DIR/table.md, DIR/table.tsv              all results, beside the published ones; written anew after each task
+    DIR/results/TASK/METHOD/seed-0.json   settings, metrics, times; a fit that has one is not done again
+    DIR/results/TASK/METHOD/seed-0.tsv    its predictions for the test table
+    DIR/table.md, DIR/table.tsv           all results, beside the published ones; written anew after each task
 
 The last line on stdout is one JSON object.
 """

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from nucel.genome.sequences import read_sequences
-from nucel.tasks.task import find_tasks
+from nucel.tasks.folders import find_tasks
 from nucel.tokenizers import nucleotide
 
 _SHARES = {"train": 0.8, "dev": 0.1, "test": 0.1}

@@ -9,14 +9,15 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
+from tyro.conf import OmitArgPrefixes
 
-from ..genome.sequences import InputOptions, read_sequences
+from ..genome.sequences import REGION_COLUMNS, SequenceOptions, read_sequences
 from ..inference import export
 from ..inference.attention import attention_weights
 from ..inference.embedding import EmbedOptions, embeddings
@@ -28,18 +29,21 @@ from ..runtime.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedConfig(EmbedOptions, InputOptions, DeviceOptions):
+class EmbedConfig:
     """Embeddings of the sequences in a file."""
 
-    model: Annotated[Path, tyro.conf.Positional]
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run directory, or a ModernBERT model directory over this alphabet."""
-    input: Annotated[Path, tyro.conf.Positional]
+    input: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SEQUENCES")]
     """FASTA, CSV or TSV (each also as .gz), or BED with --genome."""
     out: Path
     """File to write; .npz, .parquet or .h5. What it held before is replaced when all is computed."""
     attention_layers: tuple[int, ...] = ()
     """Blocks, counted from 0, whose attention weights are written too: 4 * heads * T^2 bytes for each and each
     sequence, computed one sequence at a time. Sequences longer than the context are refused; not with .parquet."""
+    options: OmitArgPrefixes[EmbedOptions] = field(default_factory=EmbedOptions)
+    columns: OmitArgPrefixes[SequenceOptions] = field(default_factory=SequenceOptions)
+    compute: OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
 
 def embed_file(config: EmbedConfig) -> cli.Result:
@@ -49,18 +53,19 @@ def embed_file(config: EmbedConfig) -> cli.Result:
         ConfigError, InputError, GenomeError, HubError, OSError: bad input; nothing half-written is left.
     """
     export.require_format(config.out, bool(config.attention_layers))
-    precision = choose_precision(config.device, config.dtype)
+    precision = choose_precision(config.compute.device, config.compute.dtype)
     encoder = load(config.model).to(precision.device)
     for layer in config.attention_layers:
         if not 0 <= layer < len(encoder.layers):
             raise ConfigError(f"attention layers must lie in [0, {len(encoder.layers)}), got {layer}")
-    sequences = read_sequences(config.input, config)
-    options = EmbedOptions(**{field.name: getattr(config, field.name) for field in dataclasses.fields(EmbedOptions)})
+    sequences = read_sequences(config.input, config.columns)
+    options = config.options
     if config.attention_layers:  # of whole sequences
         options = dataclasses.replace(options, long="refuse")
     lengths = np.array([len(tokens) for tokens in sequences.tokens], np.int64)
     contents = export.Contents(
         names=sequences.names,
+        columns={name: sequences.columns[name] for name in REGION_COLUMNS[:4]} if sequences.is_regions else {},
         width=encoder.config.width,
         lengths=lengths if options.pooling == "none" else None,
         about={"model": str(config.model), "input": str(config.input), **dataclasses.asdict(options)}
@@ -70,7 +75,7 @@ def embed_file(config: EmbedConfig) -> cli.Result:
         f"{len(sequences)} sequences, {int(lengths.sum()):,} bases, on {precision.device}", soft_wrap=True, markup=False
     )
     started = time.perf_counter()
-    room = (config.context or encoder.context or int(lengths.max())) - 1
+    room = (options.context or encoder.context or int(lengths.max())) - 1
     if options.long == "tile" and (longer := int((lengths > room).sum())):
         note(
             f"{longer} sequences are longer than the {room} bases of the context and are read in tiles (--long refuse)"

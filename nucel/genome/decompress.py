@@ -31,15 +31,17 @@ from ..runtime.errors import GenomeError
 
 try:
     # Intel's library: three times as fast as zlib. It has no wheels for some platforms.
-    from isal import igzip as _reader
-    from isal.isal_zlib import error as _reader_error
+    from isal import igzip, isal_zlib
+
+    _DAMAGED: tuple[type[Exception], ...] = (EOFError, gzip.BadGzipFile, isal_zlib.error)  # type: ignore[assignment]
 except ImportError:
-    _reader, _reader_error = gzip, zlib.error
+    igzip = None  # type: ignore[assignment]
+    _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 COPY_SUFFIX = ".nucel.fa"
 _DIGITS = 12
@@ -243,7 +245,7 @@ def _decompress(source: Path, cache: Path, beside: bool, suffix: str, show: Call
     base = source if beside and writable else _in_cache(source, cache)
     copy = base.with_name(base.name + suffix)
     note(f"decompressing {source} to {copy} once" + ("" if writable else f" ({source.parent} cannot be written to)"))
-    if _reader is gzip:
+    if igzip is None:
         note("with Python's gzip, which takes three times as long as isal: 'pip install isal'")
     with _replacing(copy, like=source) as file:
         for piece in _gunzip(source, show):
@@ -282,13 +284,13 @@ def _gunzip(source: Path, show: Callable[[Path, int], None] = _ignore) -> Iterat
     """Pieces of the decompressed file; its checksums and lengths are compared on the way."""
     shown = 0.0
     try:
-        with open(source, "rb") as packed, _reader.open(packed, "rb") as file:
+        with open(source, "rb") as packed, (igzip or gzip).open(packed, "rb") as file:
             while piece := file.read(_PIECE_BYTES):
                 yield piece
                 if time.monotonic() - shown > 0.2:
                     shown = time.monotonic()
                     show(source, packed.tell())
-    except (EOFError, gzip.BadGzipFile, _reader_error) as error:
+    except _DAMAGED as error:
         raise GenomeError(f"{source} is a damaged or incomplete gzip file ({error}); fetch it again") from error
 
 

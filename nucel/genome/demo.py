@@ -56,8 +56,8 @@ def _contig(
     families: list[np.ndarray],
     motifs: list[np.ndarray],
 ) -> str:
-    isochores = []
-    while sum(map(len, isochores)) < length_bp:
+    isochores: list[np.ndarray] = []
+    while sum(len(bases) for bases in isochores) < length_bp:
         isochores.append(_draw(rng, background[rng.integers(len(background))], int(rng.integers(5_000, 20_000))))
     bases = np.concatenate(isochores)[:length_bp]
     soft_masked = np.zeros(length_bp, bool)

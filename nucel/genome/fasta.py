@@ -51,6 +51,7 @@ class Genome:
             their names. Contigs are numbered through.
         cache_dir: in place of ``$XDG_CACHE_HOME/nucel`` or ``~/.cache/nucel``.
         copy_beside: False puts new decompressed copies into the cache folder in any case.
+        distinct_names: False lets a name occur more than once, as in files of sequences that are read by number.
 
     Attributes:
         paths: as given.
@@ -74,20 +75,23 @@ class Genome:
         paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         cache_dir: Path | None = None,
         copy_beside: bool = True,
+        distinct_names: bool = True,
     ):
         listed = [paths] if isinstance(paths, str | os.PathLike) else paths
         self.paths = tuple(Path(path) for path in listed)
         if not self.paths:
             raise ValueError("no FASTA file was given")
         cache = default_cache() if cache_dir is None else Path(cache_dir)
-        self._copies = (cache.absolute(), copy_beside)
+        self._options = (cache.absolute(), copy_beside, distinct_names)
         listed_files = [(i, file) for i, path in enumerate(self.paths) for file in _fasta_files(path)]
         for _, file in listed_files:
             if any(is_copy_of(file, path) for path in self.paths):
                 raise GenomeError(f"{file} is the decompressed copy of another file that is given too; leave it out")
         self.files = tuple(file for _, file in listed_files)
         opened = list(map(_open_fasta, self.files, plain_files(self.files, cache, copy_beside)))
-        self.contigs: tuple[str, ...] = _distinct_names(opened)
+        self.contigs: tuple[str, ...] = (
+            _distinct_names(opened) if distinct_names else tuple(name for file in opened for name in file.names)
+        )
         self._number = {name: i for i, name in enumerate(self.contigs)}
         self._opened = opened
         self._native = _nucel.Genome([file.native for file in opened])
@@ -115,7 +119,7 @@ class Genome:
         return iter(self.contigs)
 
     def __reduce__(self) -> tuple[Callable[..., Genome], tuple[object, ...]]:
-        return _reopen, ([path.absolute() for path in self.paths], *self._copies, self.fingerprint)
+        return _reopen, ([path.absolute() for path in self.paths], self._options, self.fingerprint)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -165,9 +169,9 @@ class Genome:
         return self._native.fetch(number, start_bp, end, REVERSE if reverse else FORWARD, reverse)
 
 
-def _reopen(paths: Sequence[Path], cache_dir: Path, copy_beside: bool, fingerprint: str) -> Genome:
+def _reopen(paths: Sequence[Path], options: tuple[Path, bool, bool], fingerprint: str) -> Genome:
     """A pickled genome."""
-    genome = Genome(paths, cache_dir, copy_beside)
+    genome = Genome(paths, *options)
     if genome.fingerprint != fingerprint:
         raise GenomeError(f"{genome} is not what was pickled: the content of its files has changed since")
     return genome
@@ -175,6 +179,8 @@ def _reopen(paths: Sequence[Path], cache_dir: Path, copy_beside: bool, fingerpri
 
 def _distinct_names(files: Sequence[_OpenFasta]) -> tuple[str, ...]:
     """Names of all contigs, with the file's stem where several files have one of that name."""
+    for file in files:
+        file.require_distinct_names()
     origin: dict[str, _OpenFasta] = {}
     shared = {name for file in files for name in file.names if origin.setdefault(name, file) is not file}
     origin.clear()
@@ -217,6 +223,16 @@ class _OpenFasta:
     names: list[str]
     native: _nucel.Fasta
 
+    def require_distinct_names(self) -> None:
+        first: dict[str, int] = {}
+        for i, name in enumerate(self.names):
+            if first.setdefault(name, i) != i:
+                lines = (self.native.header_line(first[name]), self.native.header_line(i))
+                raise GenomeError(
+                    f"{self.source}: two records are named '{name[:60]}', at lines {lines[0]} and {lines[1]}; "
+                    f"'seqkit rename' makes names differ"
+                )
+
 
 def _open_fasta(source: Path, fasta: Path) -> _OpenFasta:
     # The reader looks at this path again whenever it has read, also after a change of directory.
@@ -225,18 +241,12 @@ def _open_fasta(source: Path, fasta: Path) -> _OpenFasta:
         native = _nucel.Fasta(path, _CLASS, available_cpus())
     except _nucel.FormatError as error:
         raise GenomeError(f"{source} is not a regular FASTA: {error}. {_REPAIR}") from None
-    names: dict[str, int] = {}
+    names: list[str] = []
     for i, raw in enumerate(native.names):
         try:
-            name = raw.decode()
+            names.append(raw.decode())
         except UnicodeDecodeError:
             raise GenomeError(f"{source}, line {native.header_line(i)}: the name {raw[:60]!r} is not UTF-8") from None
-        if name in names:
-            raise GenomeError(
-                f"{source}: two records are named '{name[:60]}', at lines {native.header_line(names[name])} and "
-                f"{native.header_line(i)}; 'seqkit rename' makes names differ"
-            )
-        names[name] = i
     in_file = native.byte_counts
     if not in_file.any():
         raise GenomeError(f"{source} has {len(names)} records but no bases")
@@ -246,9 +256,9 @@ def _open_fasta(source: Path, fasta: Path) -> _OpenFasta:
             f"{source} looks like protein: of {letters} letters only {nucleotides} are A, C, G, T, U or N; "
             f"give a nucleotide FASTA"
         )
-    if wrong := _wrong_entry(source, list(names), native.entries) or wrong_block_index(source):
+    if wrong := _wrong_entry(source, names, native.entries) or wrong_block_index(source):
         note(f"{wrong} Nothing here reads it, but other tools do: 'samtools faidx {source}' makes it new")
-    return _OpenFasta(source, fasta, list(names), native)
+    return _OpenFasta(source, fasta, names, native)
 
 
 _REPAIR = (
@@ -277,12 +287,12 @@ def _wrong_entry(fasta: Path, names: list[str], entries: np.ndarray) -> str | No
         if len(values) != 4 or name in given:
             return f"{index} is damaged: line {i} is {line[:60]!r}."
         given[name] = values
-    for name, (length, offset, line_bases, line_width) in zip(names, entries.tolist(), strict=True):
-        entry = given.pop(name.encode(), None)
+    for contig, (length, offset, line_bases, line_width) in zip(names, entries.tolist(), strict=True):
+        entry = given.pop(contig.encode(), None)
         one_line = length <= line_bases
         expected = [length, offset] if one_line else [length, offset, line_bases, line_width]
         if length > 0 and (entry is None or entry[: len(expected)] != expected or entry[2] < 1):
-            return f"{index} is of another file, or of an older one: contig '{name[:60]}' is different in {fasta}."
+            return f"{index} is of another file, or of an older one: contig '{contig[:60]}' is different in {fasta}."
     if any(length for length, *_ in given.values()):
         return f"{index} is of another file, or of an older one: it has contigs that {fasta} does not have."
     return None

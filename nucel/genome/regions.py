@@ -70,13 +70,14 @@ def inside(points: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarr
 
 
 class Region(NamedTuple):
-    """A line of a BED file; name and strand are "." where it has none."""
+    """A line of a BED file; name, score and strand are "." where it has none."""
 
     line: int
     contig: str
     start_bp: int
     end_bp: int
     name: str
+    score: str
     strand: str
 
     def require_inside(self, genome: Genome, bed: Path) -> None:
@@ -100,9 +101,9 @@ def read_regions(bed: Path) -> Iterator[Region]:
             columns = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
             if not line.strip() or line.startswith("#") or columns[0].strip() in ("track", "browser"):
                 continue
-            name, strand = (columns[k] if len(columns) > k else "." for k in (3, 5))
+            name, score, strand = (columns[k] if len(columns) > k else "." for k in (3, 4, 5))
             try:
-                yield Region(i, columns[0], int(columns[1]), int(columns[2]), name, strand)
+                yield Region(i, columns[0], int(columns[1]), int(columns[2]), name, score, strand)
             except (IndexError, ValueError):
                 raise GenomeError(f"{bed}, line {i}: no contig, start and end: {line[:60]!r}") from None
 

@@ -141,15 +141,16 @@ class WindowSampler:
         if not 0 <= step < (1 << 63) // self.batch_size - 1:
             raise ValueError(f"step must lie in [0, 2**63 / batch_size), got {step}")
         first += step * self.batch_size
-        tokens, *origin = self._native.rows(first, count, self._threads)
-        return WindowBatch(tokens, np.arange(first, first + count, dtype=np.int64), *origin)
+        tokens, contig, start_bp, strand = self._native.rows(first, count, self._threads)
+        return WindowBatch(tokens, np.arange(first, first + count, dtype=np.int64), contig, start_bp, strand)
 
 
 def _groups(windows: Windows) -> tuple[slice | np.ndarray, np.ndarray]:
     """An order in which windows of one weight stand together, and int64 (groups, 2): windows and rows of an epoch."""
     n = len(windows)
-    weights, group = (None, None) if windows.weight is None else np.unique(windows.weight, return_inverse=True)
-    if weights is None or len(weights) == 1:
+    uniform = np.ones(n) if windows.weight is None else windows.weight
+    weights, group = np.unique(uniform, return_inverse=True)
+    if len(weights) <= 1:
         return slice(None), np.array([[n, n]], np.int64)
     size = np.bincount(group)
     share = size * weights / (size * weights).sum()

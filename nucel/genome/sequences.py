@@ -23,13 +23,15 @@ from ..tokenizers import nucleotide
 from .fasta import Genome
 from .regions import read_regions
 
-_LETTERS = "ACGTURYSWKMBDHVN"
+_LETTERS = nucleotide.decode(np.array(nucleotide.BASES)) + "U" + nucleotide.AMBIGUITY_CODES
 _ALLOWED = frozenset(_LETTERS + _LETTERS.lower() + "-.*?")
 _NAME_COLUMNS = ("name", "id")
+REGION_COLUMNS = ("contig", "start_bp", "end_bp", "strand", "name", "score")
+"""What is kept of a BED file's rows, so that a result can be traced to its place in the genome."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputOptions:
+class SequenceOptions:
     """How the sequences of a file are found."""
 
     genome: Path | None = None
@@ -49,7 +51,8 @@ class Sequences:
         names: n names, not necessarily distinct.
         tokens: n arrays uint8 (length,) of token ids, without [CLS]; none is empty.
         where: where each stands in the file, for messages: "line 7", "record 'x'".
-        columns: a table's columns by name, n cells each; empty for other files.
+        columns: n cells each, by name: a table's columns; contig, start_bp, end_bp, strand, name and score of BED
+            regions; none of FASTA.
     """
 
     source: Path
@@ -61,6 +64,11 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def is_regions(self) -> bool:
+        """Whether each has a place in a genome, in the columns contig, start_bp, end_bp and strand."""
+        return tuple(self.columns) == REGION_COLUMNS
+
     def column(self, name: str) -> list[str]:
         """Cells of a table's column.
 
@@ -68,7 +76,7 @@ class Sequences:
             InputError: there is no such column.
         """
         if not self.columns:
-            raise InputError(f"{self.source} is not a CSV or TSV, so it has no columns; '{name}' was asked for")
+            raise InputError(f"{self.source} is not a CSV, TSV or BED, so it has no columns; '{name}' was asked for")
         if name not in self.columns:
             raise InputError(f"{self.source} has no column '{name}'; {_columns_there(self.columns)}")
         return self.columns[name]
@@ -85,6 +93,15 @@ class Sequences:
                     f"{self.source}, {line}: {len(tokens)} bases are more than the context of {context} tokens holds, "
                     f"[CLS] and {context - 1} bases; --context raises the limit"
                 )
+
+    @classmethod
+    def joined(cls, parts: Iterable[Sequences]) -> Sequences:
+        """The sequences of several files, one after the other; their columns are left out."""
+        parts = list(parts)
+        source = Path(", ".join(str(part.source) for part in parts))
+        where = [f"{part.source}, {line}" for part in parts for line in part.where]
+        names = [name for part in parts for name in part.names]
+        return cls(source, names, [tokens for part in parts for tokens in part.tokens], where, {})
 
     def take(self, rows: np.ndarray) -> Sequences:
         """The sequences of these rows, in this order."""
@@ -112,7 +129,7 @@ def parse_bases(text: str, where: str) -> np.ndarray:
     return nucleotide.encode(text)
 
 
-def read_sequences(path: str | Path, options: InputOptions | None = None) -> Sequences:
+def read_sequences(path: str | Path, options: SequenceOptions | None = None) -> Sequences:
     """The sequences of a file: BED where its name says so, FASTA where its text begins with ">", else a table.
 
     Raises:
@@ -120,7 +137,7 @@ def read_sequences(path: str | Path, options: InputOptions | None = None) -> Seq
         GenomeError: a FASTA or a BED file that is not right.
         OSError: it cannot be read.
     """
-    path, options = Path(path), options or InputOptions()
+    path, options = Path(path), options or SequenceOptions()
     if path.name.removesuffix(".gz").endswith(".bed"):
         return _read_bed(path, options.genome)
     if options.genome is not None:
@@ -145,7 +162,7 @@ def _begins_with(path: Path, start: bytes) -> bool:
 
 
 def _read_fasta(path: Path) -> Sequences:
-    genome = Genome(path)
+    genome = Genome(path, distinct_names=False)
     for name, length in zip(genome.contigs, genome.lengths.tolist(), strict=True):
         if not length:
             raise InputError(f"{path}, record '{name}': the sequence is empty")
@@ -158,6 +175,7 @@ def _read_bed(path: Path, fasta: Path | None) -> Sequences:
         raise InputError(f"{path} has regions but no sequences; give the FASTA they are of with --genome")
     genome = Genome(fasta)
     names, tokens, where = [], [], []
+    columns: dict[str, list[str]] = {name: [] for name in REGION_COLUMNS}
     for region in read_regions(path):
         region.require_inside(genome, path)
         line = f"line {region.line}"
@@ -172,16 +190,19 @@ def _read_bed(path: Path, fasta: Path | None) -> Sequences:
         names.append(at if region.name in ("", ".") else region.name)
         tokens.append(genome.fetch(region.contig, region.start_bp, region.end_bp, strand))
         where.append(line)
+        cells = (region.contig, region.start_bp, region.end_bp, strand, region.name, region.score)
+        for column, cell in zip(columns.values(), cells, strict=True):
+            column.append(str(cell))
     if not names:
         raise InputError(f"{path} has no regions")
-    return Sequences(path, names, tokens, where, {})
+    return Sequences(path, names, tokens, where, columns)
 
 
 def _columns_there(columns: Iterable[str]) -> str:
     return f"its first line has: {', '.join(repr(column[:30]) for column in list(columns)[:10])}"
 
 
-def _read_table(path: Path, options: InputOptions) -> Sequences:
+def _read_table(path: Path, options: SequenceOptions) -> Sequences:
     rows = _rows(path)
     try:
         header = [cell.strip() for cell in next(rows)[1]]

@@ -234,7 +234,8 @@ def contig_numbers(genome: Genome, patterns: Sequence[str | int]) -> np.ndarray:
     """Numbers of the contigs that names, numbers and globs stand for, sorted; ``!`` before one takes them away."""
     if isinstance(patterns, str):
         raise ValueError(f"contigs must be a sequence of names, got the string {patterns!r}")
-    chosen, left_out = set(), set()
+    chosen: set[int] = set()
+    left_out: set[int] = set()
     for pattern in patterns:
         if isinstance(pattern, int) or pattern in genome._number:
             chosen.add(genome.contig_number(pattern))

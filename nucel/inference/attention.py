@@ -25,6 +25,6 @@ def attention_weights(encoder: Encoder, sequence: str | np.ndarray, layers: Coll
         ValueError: there is no such block.
     """
     device = encoder.final_norm.weight.device
-    batch = make_batch([token_ids(sequence, "the sequence")], [0], device)
+    batch = make_batch([token_ids(sequence, "the sequence")], device)
     weights = encoder.attention_weights(batch.tokens, layers, batch.lengths)
     return {layer: found[0].cpu().numpy() for layer, found in weights.items()}

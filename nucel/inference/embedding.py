@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,7 +22,8 @@ from ..model.hub import load
 from ..runtime.device import Precision, choose_precision
 from ..runtime.errors import ConfigError, InputError
 from ..tokenizers import nucleotide
-from .predict import Batch, predict
+from .predict import BATCH_TOKENS, Batch, predict
+from .tiles import Tiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +35,10 @@ class EmbedOptions:
     for each base."""
     layer: int = -1
     """Whose hidden states, as transformers counts them: 0 enters the first block, n leaves the n-th, -1 is the end."""
-    reverse_complement: Literal["none", "mean"] = "none"
-    """mean averages with the other strand's embedding, position by position where there is no pooling."""
-    batch_size: int | None = None
-    """Sequences of a batch; by default as many as make 16,384 tokens."""
+    average_reverse_complement: bool = False
+    """Average with the other strand's embedding, position by position where there is no pooling."""
+    batch_tokens: int = BATCH_TOKENS
+    """Tokens that pass through the network at once, padding included; a longer sequence makes a batch of its own."""
     context: int | None = None
     """Longest sequence in tokens, [CLS] and bases; by default that of the windows which the model was trained on."""
     long: Literal["tile", "refuse"] = "tile"
@@ -51,13 +51,12 @@ class EmbedOptions:
     def __post_init__(self) -> None:
         allowed = {
             "pooling": ("mean", "cls", "none"),
-            "reverse_complement": ("none", "mean"),
             "long": ("refuse", "tile"),
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ConfigError(f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}")
-        for name, least in (("batch_size", 1), ("context", 2), ("overlap_bp", 0)):
+        for name, least in (("batch_tokens", 1), ("context", 2), ("overlap_bp", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name} must be at least {least}, got {value}")
@@ -80,21 +79,6 @@ class _Piece(NamedTuple):
         return slice(self.keep_start - self.start, self.keep_end - self.start)
 
 
-def _tiles(length: int, room: int, overlap: int) -> list[tuple[int, int, int, int]]:
-    """(start, end, keep_start, keep_end) of the tiles of a sequence, of room bases each; overlaps are shared in halves.
-
-    The last tile ends with the sequence, so that it may overlap the one before by more.
-    """
-    if length <= room:
-        return [(0, length, 0, length)]
-    starts = [*range(0, length - room, room - overlap), length - room]
-    cuts = [(start + before + room) // 2 for before, start in pairwise(starts)]
-    return [
-        (start, start + room, first, last)
-        for start, first, last in zip(starts, [0, *cuts], [*cuts, length], strict=True)
-    ]
-
-
 def _pieces(
     encoder: Encoder, tokens: Sequence[np.ndarray], options: EmbedOptions, where: Sequence[str]
 ) -> list[_Piece]:
@@ -111,12 +95,12 @@ def _pieces(
         )
     if longest > room and overlap >= room:
         raise ConfigError(f"overlap_bp must be below the {room} bases of a tile, got {overlap}")
-    strands = (False, True) if options.reverse_complement == "mean" else (False,)
+    strands = (False, True) if options.average_reverse_complement else (False,)
     return [
         _Piece(i, *tile, reverse)
         for i, sequence in enumerate(tokens)
         for reverse in strands
-        for tile in _tiles(len(sequence), room, overlap)
+        for tile in Tiles(len(sequence), room, overlap)
     ]
 
 
@@ -165,7 +149,7 @@ def embeddings(
 
     if progress is not None and len(pieces) > len(tokens):
         progress = f"pieces of {len(tokens):,} {progress}"
-    results = predict(pooled, [_cut(tokens, piece) for piece in pieces], precision, options.batch_size, progress)
+    results = predict(pooled, [_cut(tokens, piece) for piece in pieces], precision, options.batch_tokens, progress)
     held: list[tuple[_Piece, np.ndarray]] = []
     for number, (piece, result) in enumerate(zip(pieces, results, strict=True), start=1):
         held.append((piece, result))

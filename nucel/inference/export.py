@@ -5,6 +5,7 @@ One vector per base:       names (n), offsets (n + 1), hidden (total, C); sequen
                            In .parquet, which nests, the column embedding holds (length, C) in each row instead.
 Attention on request:      attention_0, attention_1, ... (layers, H, T, T) for each sequence; not in .parquet.
 
+Regions of a BED file also have contig, start_bp, end_bp and strand (n), as text.
 What was done is JSON text beside them: the array `about`, Parquet's metadata under "nucel", HDF5's attribute `about`.
 Every file is written under a temporary name and renamed, so that it is whole or not there.
 """
@@ -36,6 +37,8 @@ class Contents(NamedTuple):
     lengths: np.ndarray | None
     """int64 (n,), bases of each sequence where each base has a vector; None for one vector per sequence."""
     about: dict[str, Any]
+    columns: dict[str, list[str]] = {}  # noqa: RUF012 - never changed
+    """n cells each, by name: where each sequence is from."""
 
     @property
     def rows(self) -> int:
@@ -43,7 +46,8 @@ class Contents(NamedTuple):
 
     @property
     def offsets(self) -> np.ndarray:
-        return np.concatenate([[0], np.cumsum(self.lengths)])
+        """int64 (n + 1,): sequence i has rows offsets[i]:offsets[i + 1], where each base has a vector."""
+        return np.concatenate([[0], np.cumsum(() if self.lengths is None else self.lengths)]).astype(np.int64)
 
     @property
     def key(self) -> str:
@@ -53,7 +57,7 @@ class Contents(NamedTuple):
 class Sink(NamedTuple):
     """Where results go: embeddings in the order of the names, then attention weights, if any, in that order."""
 
-    embedding: Callable[[np.ndarray], None]
+    embedding: Callable[[np.ndarray], object]
     """(C,), or (length, C)."""
     attention: Callable[[int, np.ndarray], None]
     """A sequence's number, and (layers, H, T, T)."""
@@ -92,6 +96,8 @@ def _npz(path: Path, contents: Contents) -> Iterator[Sink]:
                 np.lib.format.write_array(file, array, allow_pickle=False)
 
         store("names", np.array(contents.names, dtype=np.str_))
+        for name, cells in contents.columns.items():
+            store(name, np.array(cells, dtype=np.str_))
         store("about", np.array(json.dumps(contents.about)))
         if contents.lengths is not None:
             store("offsets", contents.offsets)
@@ -116,7 +122,8 @@ def _hdf5(path: Path, contents: Contents) -> Iterator[Sink]:
 
     with h5py.File(path, "w") as file:
         file.attrs["about"] = json.dumps(contents.about)
-        file.create_dataset("names", data=np.array(contents.names, dtype=object), dtype=h5py.string_dtype())
+        for name, cells in {"names": contents.names, **contents.columns}.items():
+            file.create_dataset(name, data=np.array(cells, dtype=object), dtype=h5py.string_dtype())
         if contents.lengths is not None:
             file.create_dataset("offsets", data=contents.offsets)
         stream = file.create_dataset(contents.key, (contents.rows, contents.width), "f4")
@@ -142,8 +149,9 @@ def _parquet(path: Path, contents: Contents) -> Iterator[Sink]:
     vector = pa.list_(pa.float32(), contents.width)
     kind = vector if contents.lengths is None else pa.list_(vector)
     about = {"nucel": json.dumps(contents.about)}
-    schema = pa.schema([("name", pa.string()), ("embedding", kind)], metadata=about)
-    names = iter(contents.names)
+    texts = {"name": contents.names, **contents.columns}
+    schema = pa.schema([*((name, pa.string()) for name in texts), ("embedding", kind)], metadata=about)
+    rows_of_texts = zip(*texts.values(), strict=True)
     held: list[np.ndarray] = []
 
     def flush() -> None:
@@ -152,8 +160,8 @@ def _parquet(path: Path, contents: Contents) -> Iterator[Sink]:
         if contents.lengths is not None:
             ends = np.cumsum([0, *(len(rows) for rows in held)])
             column = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), column)
-        named = pa.array([next(names) for _ in held], pa.string())
-        writer.write_table(pa.Table.from_arrays([named, column], schema=schema))
+        cells = zip(*(next(rows_of_texts) for _ in held), strict=True)
+        writer.write_table(pa.Table.from_arrays([*(pa.array(c, pa.string()) for c in cells), column], schema=schema))
         held.clear()
 
     def embedding(rows: np.ndarray) -> None:

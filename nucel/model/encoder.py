@@ -11,7 +11,7 @@ Legend: B batch, T positions, H heads, D head width, C model width, M masked slo
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +124,8 @@ class Encoder(nn.Module):
         """Tables of global and of local layers."""
         positions, head_width = tokens.shape[1], self.config.head_width
         thetas = (self.config.global_theta, self.config.local_theta)
-        return tuple(rotary_table(positions, head_width, theta, tokens.device) for theta in thetas)
+        far, near = (rotary_table(positions, head_width, theta, tokens.device) for theta in thetas)
+        return far, near
 
     def forward(self, tokens: Tensor, lengths: Tensor | None = None, layer: int = -1) -> Tensor:
         """Hidden states (B, T, C) of token ids (B, T), any integer dtype.
@@ -136,16 +137,30 @@ class Encoder(nn.Module):
         Raises:
             ValueError: there is no such layer.
         """
+        return self.hidden_states(tokens, (layer,), lengths)[0]
+
+    def hidden_states(self, tokens: Tensor, layers: Sequence[int], lengths: Tensor | None = None) -> list[Tensor]:
+        """Hidden states of several layers from one pass, each (B, T, C), in the order asked for; else as `forward`.
+
+        Raises:
+            ValueError: there is no such layer.
+        """
         last = len(self.layers)
-        if not -last - 1 <= layer <= last:
-            raise ValueError(f"layer must lie in [{-last - 1}, {last}] for an encoder of {last} blocks, got {layer}")
-        depth = layer if layer >= 0 else layer + last + 1
+        for layer in layers:
+            if not -last - 1 <= layer <= last:
+                raise ValueError(
+                    f"layer must lie in [{-last - 1}, {last}] for an encoder of {last} blocks, got {layer}"
+                )
+        depths = [layer if layer >= 0 else layer + last + 1 for layer in layers]
         global_rotary, local_rotary = self._rotary(tokens)
 
         x = self.embeddings(tokens)
-        for number, block in zip(range(depth), self.layers, strict=False):
+        found = {0: x} if 0 in depths else {}
+        for number, block in zip(range(max(depths, default=0)), self.layers, strict=False):
             x = block(x, global_rotary if self.config.is_global(number) else local_rotary, lengths)
-        return self.final_norm(x) if depth == last else x
+            if number + 1 in depths:
+                found[number + 1] = self.final_norm(x) if number + 1 == last else x
+        return [found[depth] for depth in depths]
 
     def attention_weights(
         self, tokens: Tensor, layers: Collection[int], lengths: Tensor | None = None
@@ -161,11 +176,11 @@ class Encoder(nn.Module):
             if not 0 <= layer < len(self.layers):
                 raise ValueError(f"attention layers must lie in [0, {len(self.layers)}), got {layer}")
         global_rotary, local_rotary = self._rotary(tokens)
-        weights = {}
+        weights: dict[int, Tensor] = {}
         x = self.embeddings(tokens)
         for number, block in zip(range(max(layers, default=-1) + 1), self.layers, strict=False):
             rotary = global_rotary if self.config.is_global(number) else local_rotary
-            if number in layers:
+            if number in layers and isinstance(block, Block):
                 weights[number] = block.attn.weights(block.attn_norm(x), rotary, lengths)
             x = block(x, rotary, lengths)
         return weights

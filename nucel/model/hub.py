@@ -18,7 +18,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save as serialize
@@ -38,6 +38,7 @@ from .hub_config import (
     encoder_config,
     labels_of,
     one_of,
+    value_of,
 )
 from .hub_files import WEIGHTS, Stored, existing, read_header, read_json, read_weights, warn_not_finite
 from .hub_tokenizer import require_alphabet, tokenizer_config_json, tokenizer_json
@@ -78,7 +79,7 @@ def _without_replaced(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]
 
     Two rows that transformers has trained on make one: only their difference enters the softmax.
     """
-    rows = {name: state[name] for name in ("classifier.weight", "classifier.bias") if name in state}
+    rows: dict[str, Tensor] = {name: state[name] for name in ("classifier.weight", "classifier.bias") if name in state}
     counts = {len(tensor) if tensor.ndim else 0 for tensor in rows.values()}
     if counts == {2}:
         return {name: tensor[1:] - tensor[:1] for name, tensor in rows.items()}
@@ -146,6 +147,18 @@ def weights_for(
     return state
 
 
+def read_architectures(directory: Path) -> tuple[str, ...]:
+    """The classes of transformers that a model directory was written for.
+
+    Raises:
+        HubError: no such directory, or its config.json cannot be read.
+    """
+    settings = existing(directory, "config.json")
+    config = read_json(settings)
+    with _naming(settings):
+        return architectures_of(config)
+
+
 def load(path: str | os.PathLike[str]) -> Encoder:
     """The encoder of a run directory (its discriminator's, or its masked LM's) or of a ModernBERT model directory.
 
@@ -173,14 +186,9 @@ def load(path: str | os.PathLike[str]) -> Encoder:
             f"{directory / WEIGHTS} holds no encoder: none of its tensors is {_EMBEDDING} "
             f"under one of the prefixes {', '.join(repr(p) for p in PREFIXES)}"
         )
-    within = tuple(prefix + part for part in ("embeddings.", "layers.", "final_norm."))
-    names = [name for name in header if name.startswith(within)]
-    _require_sizes(sizes, prefix, header, directory / WEIGHTS)
-    with torch.device("meta"):
-        encoder = Encoder(sizes, context)
-    _require_match(encoder, {name.removeprefix(prefix): header[name] for name in names}, directory / WEIGHTS)
+    encoder = _empty_encoder(sizes, context, prefix, header, directory / WEIGHTS)
     state = read_weights(directory)
-    state = {name.removeprefix(prefix): state[name] for name in names}
+    state = {name: state[prefix + name] for name in encoder.state_dict()}
     warn_not_finite(state, directory)
     return _filled(encoder, state)
 
@@ -221,6 +229,21 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
     return _filled(network, state)
 
 
+def _empty_encoder(sizes: EncoderConfig, context: int, prefix: str, header: dict[str, Stored], source: Path) -> Encoder:
+    """An encoder of meta tensors, which take no memory.
+
+    Raises:
+        HubError: the header has other tensors under the prefix.
+    """
+    _require_sizes(sizes, prefix, header, source)
+    with torch.device("meta"):
+        encoder = Encoder(sizes, context)
+    within = tuple(prefix + part for part in ("embeddings.", "layers.", "final_norm."))
+    own = {name.removeprefix(prefix): stored for name, stored in header.items() if name.startswith(within)}
+    _require_match(encoder, own, source)
+    return encoder
+
+
 @contextlib.contextmanager
 def _naming(file: Path) -> Iterator[None]:
     """Put the file's name before what is wrong with its content."""
@@ -236,4 +259,50 @@ _Module = TypeVar("_Module", bound=nn.Module)
 def _filled(network: _Module, state: dict[str, Tensor]) -> _Module:
     """A network of meta tensors with these weights, ready for inference."""
     network.to_empty(device="cpu").load_state_dict(state)
+    return network.eval()
+
+
+def load_generator(path: str | os.PathLike[str]) -> Generator:
+    """A generator or masked LM, of ours or of transformers' ModernBertForMaskedLM, ready for inference.
+
+    Raises:
+        HubError: no such directory, another network or alphabet, missing or damaged weights.
+    """
+    directory = Path(path)
+    config, sizes, context = _read_settings(directory)
+    with _naming(directory / "config.json"):
+        tied = value_of(config, "tie_word_embeddings", bool, True)
+    return _with_weights(Generator(sizes, tied, context), directory)
+
+
+def load_discriminator(path: str | os.PathLike[str]) -> Discriminator:
+    """A discriminator, whose logits say which tokens look original, ready for inference.
+
+    Raises:
+        HubError: no such directory, another network or alphabet, missing or damaged weights.
+    """
+    directory = Path(path)
+    _, sizes, context = _read_settings(directory)
+    return _with_weights(Discriminator(sizes, context), directory)
+
+
+def _read_settings(directory: Path) -> tuple[dict[str, Any], EncoderConfig, int]:
+    """What config.json says, once the encoder in the weights was seen to be of these sizes."""
+    settings = existing(directory, "config.json")
+    config = read_json(settings)
+    with _naming(settings):
+        sizes, context = encoder_config(config), context_of(config)
+    require_alphabet(directory)
+    _empty_encoder(sizes, context, "model.", read_header(directory), directory / WEIGHTS)
+    return config, sizes, context
+
+
+_Pair = TypeVar("_Pair", Generator, Discriminator)
+
+
+def _with_weights(network: _Pair, directory: Path) -> _Pair:
+    """The network with the directory's weights, ready for inference."""
+    state = weights_for(network, directory)
+    warn_not_finite(state, directory, level=4)
+    network.load_state_dict(state)
     return network.eval()

@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from ..genome.windows import WindowOptions
 from ..model.config import ElectraConfig, EncoderConfig
@@ -29,7 +31,7 @@ class Recipe(WindowOptions):
     """Contigs kept for validation, by name or glob."""
     hold_out_fraction: float = 0.01
     """Share of the windows kept for validation, in contiguous blocks, besides the contigs of --hold-out."""
-    reverse_complement: bool = True
+    reverse_complement: Annotated[bool, tyro.conf.arg(name="augment-reverse-complement")] = True
     """Read each window from either strand with equal chance; not stated in the paper."""
 
     steps: int = 700_000

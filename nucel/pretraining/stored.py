@@ -9,7 +9,7 @@ from typing import Any
 from ..model.config import ElectraConfig, EncoderConfig
 from ..runs.description import RunDescription
 from ..runs.directory import RunDirectory
-from ..runtime.device import DTYPES, Precision
+from ..runtime.device import Precision
 from ..runtime.errors import CheckpointError
 from ..runtime.files import sha256
 from .config import Recipe, TrainConfig
@@ -32,7 +32,7 @@ def recipe_of(config: TrainConfig, precision: Precision) -> dict[str, Any]:
             recipe[bed] = sha256(Path(path))
     if path := recipe["init_from"]:
         recipe["init_from"] = str(path.absolute())
-    recipe["dtype"] = next(name for name, dtype in DTYPES.items() if dtype == precision.dtype)
+    recipe["dtype"] = precision.dtype_name
     return recipe
 
 

@@ -159,7 +159,11 @@ def _draw_panel(axes: Axes, panel: Panel, runs: Sequence[Run]) -> None:
         if len(x):
             (kinds["training"],) = axes.plot(x, y, color=run.colour, lw=0.8, alpha=0.4 if len(held_x) else 1)
         if len(held_x):
-            style = {"marker": run.marker, "markersize": 3.5, "markevery": math.ceil(len(held_x) / _MARKERS_SHOWN)}
+            style: dict[str, Any] = {
+                "marker": run.marker,
+                "markersize": 3.5,
+                "markevery": math.ceil(len(held_x) / _MARKERS_SHOWN),
+            }
             (kinds["held out"],) = axes.plot(held_x, held_y, color=run.colour, lw=1.3, **style)
         shown += [y[len(y) // 2 :] if panel.falls else y, held_y]
         if panel.constant_guess:

@@ -39,10 +39,10 @@ class Result(NamedTuple):
 def run(
     verb: str,
     config: type[Config],
-    function: Callable[[Config], Result | dict[str, Any]],
+    function: Callable[[Config], Result | dict[str, Any] | None],
     arguments: list[str] | None = None,
 ) -> int:
-    """Parse the arguments into the verb's configuration, call its function, and print the result it returns.
+    """Parse the arguments into the verb's configuration, call its function, and print the result, if it returns one.
 
     Args:
         verb: as in ``python -m nucel.VERB``.
@@ -55,7 +55,8 @@ def run(
         result = function(tyro.cli(config, prog=f"python -m nucel.{verb}", args=arguments))
     except (ValueError, OSError, TrainingError) as error:  # bad arguments and bad files
         return fail(error)
-    finish(result if isinstance(result, Result) else Result(result))
+    if result is not None:
+        finish(result if isinstance(result, Result) else Result(result))
     return 0
 
 

@@ -18,6 +18,11 @@ class Precision(NamedTuple):
     device: torch.device
     dtype: torch.dtype
 
+    @property
+    def dtype_name(self) -> str:
+        """fp32, bf16 or fp16: how a dtype is spelled in flags and in all that is written."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 

@@ -1,4 +1,4 @@
-"""Results of a suite as one table: every contender on every task, beside what has been published.
+"""Results of a suite as one table: every method on every task, beside what has been published.
 
 Everything in it is computed from the results; the published figures are data too: published/gue.tsv names their source.
 """
@@ -15,27 +15,32 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _MAIN = {"classification": "test_mcc", "regression": "test_pearson"}
-"""The figure that the table shows."""
+"""The metric that the table shows."""
 
 
 class Row(NamedTuple):
-    """All seeds of one contender on one task."""
+    """All seeds of one method on one task."""
 
     task: str
-    contender: str
+    method: str
     main: str
-    """Name of the figure that the table shows."""
-    figures: dict[str, np.ndarray]
-    """Each figure's values over the seeds, (seeds,); nan where it does not exist."""
+    """Name of the metric that the table shows."""
+    values: dict[str, np.ndarray]
+    """Each metric's values over the seeds, (seeds,); nan where it does not exist."""
     first: dict[str, Any]
     """The result of the first seed, for what all share."""
 
+    @property
+    def score(self) -> float:
+        """Mean of the metric that the table shows."""
+        return self.mean(self.main)
+
     def mean(self, name: str) -> float:
-        return float(self.figures[name].mean())
+        return float(self.values[name].mean())
 
     def deviation(self, name: str) -> float:
         """Sample standard deviation over the seeds; nan with one."""
-        values = self.figures[name]
+        values = self.values[name]
         return float(values.std(ddof=1)) if len(values) > 1 else math.nan
 
 
@@ -55,120 +60,132 @@ def published() -> list[Published]:
     """All published figures."""
     text = (importlib.resources.files(__package__) / "published" / "gue.tsv").read_text(encoding="utf-8")
     header, *lines = csv.reader(text.splitlines(), delimiter="\t")
-    assert tuple(header) == Published._fields
+    if tuple(header) != Published._fields:
+        raise ValueError(f"published/gue.tsv must have the columns {', '.join(Published._fields)}, has {header}")
     return [Published(*line) for line in lines]
 
 
-def summarize(results: Sequence[dict[str, Any]], contenders: Sequence[str]) -> list[Row]:
-    """A row for each task and contender, tasks by name, contenders in the given order and then by name."""
+def summarize(results: Sequence[dict[str, Any]], methods: Sequence[str]) -> list[Row]:
+    """A row for each task and method, tasks by name, methods in the given order and then by name."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for result in results:
-        groups.setdefault((result["task"], result["contender"]), []).append(result)
-    place = {name: i for i, name in enumerate(contenders)}
+        groups.setdefault((result["task"], result["method"]), []).append(result)
+    order = {name: i for i, name in enumerate(methods)}
     rows = []
-    for (task, contender), seeds in groups.items():
+    for (task, method), seeds in groups.items():
         seeds.sort(key=lambda result: result["seed"])
         names = [name for name in seeds[0] if name.startswith("test_")] + ["seconds", "steps_per_s", "steps"]
-        figures = {
+        values = {
             name: np.array([math.nan if s[name] is None else s[name] for s in seeds], np.float64) for name in names
         }
-        rows.append(Row(task, contender, _MAIN[seeds[0]["kind"]], figures, seeds[0]))
-    return sorted(rows, key=lambda row: (row.task, place.get(row.contender, len(place)), row.contender))
+        rows.append(Row(task, method, _MAIN[seeds[0]["kind"]], values, seeds[0]))
+    return sorted(rows, key=lambda row: (row.task, order.get(row.method, len(order)), row.method))
 
 
 def tsv(rows: Sequence[Row]) -> str:
-    """Every figure's mean and standard deviation, a line for each task and contender."""
+    """Every metric's mean and standard deviation, a line for each task and method."""
     shared = ("train", "dev", "test", "leaked", "leaked_reverse", "parameters", "device")
-    names = list(dict.fromkeys(name for row in rows for name in row.figures))
-    lines = [["task", "contender", "seeds", *shared, "lr", *(x for name in names for x in (name, f"{name}_sd"))]]
+    names = list(dict.fromkeys(name for row in rows for name in row.values))
+    lines = [["task", "method", "seeds", *shared, "lr", *(x for name in names for x in (name, f"{name}_sd"))]]
     for row in rows:
-        line = [row.task, row.contender, str(len(row.figures["seconds"])), *(str(row.first[name]) for name in shared)]
+        line = [row.task, row.method, str(len(row.values["seconds"])), *(str(row.first[name]) for name in shared)]
         line.append(f"{row.first['settings']['fit']['lr']:g}")
         for name in names:
-            known = name in row.figures
+            known = name in row.values
             line += [f"{row.mean(name):.6g}", f"{row.deviation(name):.6g}"] if known else ["", ""]
         lines.append(line)
     return "".join("\t".join(line) + "\n" for line in lines)
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table of a suite, the contenders' settings, and what both show."""
-    contenders = list(dict.fromkeys(row.contender for row in sorted(rows, key=_order(rows))))
-    by_place = {(row.task, row.contender): row for row in rows}
+    """The table of a suite, the methods' settings, and what both show."""
+    methods = _methods(rows)
+    by_key = {(row.task, row.method): row for row in rows}
     tasks = list(dict.fromkeys(row.task for row in rows))
-    theirs = [line for line in published() if any(fnmatch.fnmatchcase(task, line.tasks) for task in tasks)]
-    models = list(dict.fromkeys(line.model for line in theirs))
+    lines = [line for line in published() if any(fnmatch.fnmatchcase(task, line.tasks) for task in tasks)]
+    models = list(dict.fromkeys(line.model for line in lines))
+    complete = [m for m in methods if all((task, m) in by_key for task in tasks)]
 
-    header = ["task", "train / dev / test", "leaked", *contenders, *models]
-    lines = [header, ["---"] * len(header)]
+    header = ["task", "train / dev / test", "leaked", *methods, *models]
+    table = [header, ["---"] * len(header)]
     for task in tasks:
-        found = [by_place.get((task, contender)) for contender in contenders]
-        some = next(row for row in found if row is not None)
-        best = max(row.mean(row.main) for row in found if row is not None)
-        sizes = " / ".join(f"{some.first[part]:,}" for part in ("train", "dev", "test"))
-        leaked = f"{some.first['leaked']} + {some.first['leaked_reverse']}"
-        beside = [_published_cell(theirs, task, model, some.main) for model in models]
-        name = task if some.main == "test_mcc" else f"{task} ({some.main.removeprefix('test_')})"
-        lines.append([name, sizes, leaked, *(_cell(row, best) for row in found), *beside])
-    whole = [c for c in contenders if all((task, c) in by_place for task in tasks)]
+        ours = [by_key.get((task, method)) for method in methods]
+        table.append([*_task_cells(ours), *_score_cells(ours), *_published_cells(lines, ours, models)])
     if len(tasks) > 1:
-        means = {c: np.mean([by_place[task, c].mean(by_place[task, c].main) for task in tasks]) for c in whole}
-        lines.append(
-            ["mean", "", "", *(f"{means[c]:.3f}" if c in means else "" for c in contenders), *[""] * len(models)]
-        )
+        means = {m: np.mean([by_key[task, m].score for task in tasks]) for m in complete}
+        cells = [f"{means[m]:.3f}" if m in means else "" for m in methods]
+        table.append(["mean", "", "", *cells, *[""] * len(models)])
+    findings = _comparisons(by_key, tasks, complete)
+    parts = [_table(table), _notes(rows, lines), _table(_settings(rows, methods)), findings]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
-    seeds = sorted({len(row.figures["seconds"]) for row in rows})
+
+def _notes(rows: Sequence[Row], lines: Sequence[Published]) -> str:
+    """How the table is to be read."""
+    seeds = sorted({len(row.values["seconds"]) for row in rows})
     counted = " to ".join(dict.fromkeys((str(seeds[0]), str(seeds[-1]))))
     notes = [
         f"Test MCC (or what the task's name says), mean ± sample standard deviation over {counted} seed(s); bold is "
         f"the best mean of a row. Leaked: test sequences that occur in train, and further ones whose reverse "
         f"complement does."
     ]
-    if theirs:
-        sources = ", ".join(dict.fromkeys(line.source for line in theirs))
+    if lines:
+        sources = ", ".join(dict.fromkeys(line.source for line in lines))
         notes.append(
             f"Published figures ({sources}) are means over all tasks of a group of GUE, which is named beside them; "
             f"a group may hold tasks that are not in this table."
         )
-    parts = [_table(lines), "\n\n".join(notes), _table(_settings(rows, contenders)), _findings(by_place, tasks, whole)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(notes)
 
 
-def _order(rows: Sequence[Row]):
-    """Contenders as they come in the rows of the task that has most of them."""
-    orders = [[row.contender for row in rows if row.task == task] for task in dict.fromkeys(r.task for r in rows)]
-    longest = max(orders, key=len)
-    place = {name: i for i, name in enumerate(longest)}
-    return lambda row: place.get(row.contender, len(place))
+def _methods(rows: Sequence[Row]) -> list[str]:
+    """Methods as they come in the rows of the task that has most of them, then the others."""
+    orders = [[row.method for row in rows if row.task == task] for task in dict.fromkeys(row.task for row in rows)]
+    return list(dict.fromkeys([*max(orders, key=len), *(row.method for row in rows)]))
 
 
-def _cell(row: Row | None, best: float) -> str:
-    if row is None:
-        return ""
-    mean, deviation = row.mean(row.main), row.deviation(row.main)
-    text = f"{mean:.3f}" if math.isnan(deviation) else f"{mean:.3f} ± {deviation:.3f}"
-    return f"**{text}**" if mean == best else text
+def _task_cells(ours: Sequence[Row | None]) -> list[str]:
+    """Name, sizes and leaks of the task that these rows are of."""
+    some = next(row for row in ours if row is not None)
+    name = some.task if some.main == "test_mcc" else f"{some.task} ({some.main.removeprefix('test_')})"
+    sizes = " / ".join(f"{some.first[part]:,}" for part in ("train", "dev", "test"))
+    return [name, sizes, f"{some.first['leaked']} + {some.first['leaked_reverse']}"]
 
 
-def _published_cell(lines: Sequence[Published], task: str, model: str, main: str) -> str:
-    for line in lines:
-        if line.model == model and fnmatch.fnmatchcase(task, line.tasks):
-            metric = "" if main == f"test_{line.metric}" else f", {line.metric}"
-            return f"{float(line.value):.3f} ({line.group}{metric})"
-    return ""
+def _score_cells(ours: Sequence[Row | None]) -> list[str]:
+    """Mean and deviation of each method, the best mean bold."""
+    best = max(row.score for row in ours if row is not None)
+    return ["" if row is None else _cell(row, best) for row in ours]
 
 
-def _settings(rows: Sequence[Row], contenders: Sequence[str]) -> list[list[str]]:
-    header = ["contender", "parameters", "learning rate", "epochs at most", "batch", "steps", "s for a fit", "device"]
+def _cell(row: Row, best: float) -> str:
+    deviation = row.deviation(row.main)
+    text = f"{row.score:.3f}" if math.isnan(deviation) else f"{row.score:.3f} ± {deviation:.3f}"
+    return f"**{text}**" if row.score == best else text
+
+
+def _published_cells(lines: Sequence[Published], ours: Sequence[Row | None], models: Sequence[str]) -> list[str]:
+    """The published value of each model for the group of the task that these rows are of."""
+    some = next(row for row in ours if row is not None)
+    cells = dict.fromkeys(models, "")
+    for line in reversed(lines):
+        if fnmatch.fnmatchcase(some.task, line.tasks):
+            metric = "" if some.main == f"test_{line.metric}" else f", {line.metric}"
+            cells[line.model] = f"{float(line.value):.3f} ({line.group}{metric})"
+    return list(cells.values())
+
+
+def _settings(rows: Sequence[Row], methods: Sequence[str]) -> list[list[str]]:
+    header = ["method", "parameters", "learning rate", "epochs at most", "batch", "steps", "s for a fit", "device"]
     lines = [header, ["---"] * len(header)]
-    for contender in contenders:
-        own = [row for row in rows if row.contender == contender]
+    for method in methods:
+        own = [row for row in rows if row.method == method]
         fit = own[0].first["settings"]["fit"]
         parameters = sorted({row.first["parameters"] for row in own})
         devices = ", ".join(sorted({f"{row.first['device']} {row.first['settings']['dtype']}" for row in own}))
         size = " to ".join(f"{n / 1e6:.2f} M" for n in dict.fromkeys((parameters[0], parameters[-1])))
         lines.append(
-            [contender, size, f"{fit['lr']:g}", str(fit["epochs"]), str(fit["batch_size"]),
+            [method, size, f"{fit['lr']:g}", str(fit["epochs"]), str(fit["batch_size"]),
              _range(own, "steps", "{:,.0f}"), _range(own, "seconds", "{:.0f}"), devices]
         )  # fmt: skip
     return lines
@@ -179,17 +196,17 @@ def _range(rows: Sequence[Row], name: str, form: str) -> str:
     return " to ".join(dict.fromkeys(form.format(x) for x in (min(means), max(means))))
 
 
-def _findings(by_place: dict[tuple[str, str], Row], tasks: Sequence[str], contenders: Sequence[str]) -> str:
-    """What the table says of the first contender against each other one."""
+def _comparisons(by_key: dict[tuple[str, str], Row], tasks: Sequence[str], methods: Sequence[str]) -> str:
+    """What the table says of the first method against each other one."""
     lines = []
-    for other in contenders[1:]:
-        pairs = [(by_place[task, contenders[0]], by_place[task, other]) for task in tasks]
-        gains = [first.mean(first.main) - second.mean(second.main) for first, second in pairs]
-        values = [(first.figures[first.main], second.figures[second.main]) for first, second in pairs]
+    for other in methods[1:]:
+        pairs = [(by_key[task, methods[0]], by_key[task, other]) for task in tasks]
+        gains = [first.score - second.score for first, second in pairs]
+        values = [(first.values[first.main], second.values[second.main]) for first, second in pairs]
         above = sum(first.min() > second.max() for first, second in values)
         below = sum(first.max() < second.min() for first, second in values)
         lines.append(
-            f"- {contenders[0]} against {other}: the higher mean on {sum(g > 0 for g in gains)} of {len(tasks)} tasks; "
+            f"- {methods[0]} against {other}: the higher mean on {sum(g > 0 for g in gains)} of {len(tasks)} tasks; "
             f"every seed above every seed of the other on {above}, below on {below}; "
             f"mean difference {np.mean(gains):+.3f}."
         )

@@ -1,56 +1,38 @@
-"""Models and their controls on a folder of tasks: ``python -m nucel.suite FOLDER... --out DIR --models NAME=MODEL...``.
-
-A task is a folder with tables train, dev and test (.csv or .tsv, also .gz), named by its path below FOLDER: tf/0. On
-each task are trained, with every seed, the models that are given, the first of them from scratch (no pre-training), and
-a CNN on one-hot bases.
-
-    DIR/results/TASK/CONTENDER/seed-0.json   settings, figures, times; a fit that has one is not done again
-    DIR/results/TASK/CONTENDER/seed-0.tsv    its predictions for the test table
-    DIR/table.md, DIR/table.tsv              all results, beside the published ones; written anew after each task
-
-The last line on stdout is one JSON object.
-"""
+"""Carry out a suite: one fit for each task, method and seed, skipping those whose results are there."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import torch
 import tyro
-from torch import nn
+from tyro.conf import OmitArgPrefixes
 
-from ..model import hub
+from ..genome.sequences import SequenceOptions
 from ..runtime import environment
 from ..runtime.cli import console, progress_bar
 from ..runtime.device import DeviceOptions, Precision, choose_precision
-from ..runtime.errors import ConfigError
+from ..runtime.errors import ConfigError, require
 from ..runtime.files import differences, finite, write_text
-from ..tasks import baselines
-from ..tasks.classifier import HeadOptions, make_classifier
-from ..tasks.fit import FitOptions, fit, seed_figures
+from ..tasks.classifier import HeadOptions
+from ..tasks.fit import FitOptions, fit, require_seeds
+from ..tasks.folders import find_tasks
 from ..tasks.metrics import require_libraries
 from ..tasks.predictions import evaluate, predictions_table
-from ..tasks.task import _PARTS, Task, TaskOptions, describe_task, find_tasks, read_task, require_context
+from ..tasks.task import Task, TaskOptions, read_task
+from .methods import Method, from_scratch, load_encoder, one_hot_cnn, parse_models, pretrained
 from .results import markdown, summarize, tsv
-
-SCRATCH, CNN = "from scratch", "one-hot CNN"
-_CNN_FIT = FitOptions(
-    epochs=100, batch_size=128, lr=1e-3, warmup_steps=0, decay="plateau", weight_decay=0.0, patience=10
-)
-"""As the paper of the baseline states it; it leaves open the batch and the largest number of epochs."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SuiteConfig(FitOptions, HeadOptions, TaskOptions, DeviceOptions):
+class SuiteConfig:
     """Models and their controls on a folder of tasks."""
 
-    folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folders below which tasks are, or tasks themselves."""
     out: Path
     """Directory for the results; those that are there are kept, and what is missing is added."""
@@ -63,28 +45,22 @@ class SuiteConfig(FitOptions, HeadOptions, TaskOptions, DeviceOptions):
     cnn: bool = True
     """Train the one-hot CNN too, with the settings of its paper."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One training for each, of each contender on each task."""
+    """One training for each, of each method on each task."""
     context: int | None = None
     """Longest sequence in tokens; by default that of the windows which each model was trained on."""
+    task: OmitArgPrefixes[TaskOptions] = field(default_factory=TaskOptions)
+    columns: OmitArgPrefixes[SequenceOptions] = field(default_factory=SequenceOptions)
+    head: OmitArgPrefixes[HeadOptions] = field(default_factory=HeadOptions)
+    fit: OmitArgPrefixes[FitOptions] = field(default_factory=FitOptions)
+    compute: OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ConfigError(f"seeds must be distinct numbers of at least 0, got {self.seeds}")
-        if not self.models and not self.cnn:
-            raise ConfigError("there is nothing to train: give --models NAME=MODEL")
-
-
-class Contender(NamedTuple):
-    """What is trained on every task."""
-
-    name: str
-    options: FitOptions
-    identity: dict[str, Any]
-    """What tells its results from another's of the same name."""
-    context: int | None
-    build: Callable[[Task, int], nn.Module]
-    """From a task and a seed to a network with the weights that training begins with."""
+        require_seeds(self.seeds)
+        require(self.context is None or self.context >= 2, f"context must be at least 2, got {self.context}")
+        require(bool(self.models) or self.cnn, "there is nothing to train: give --models NAME=MODEL")
+        require(self.task.split is None, "a suite's tasks have their own dev and test tables; leave --split out")
+        if self.scratch_lr is not None:
+            dataclasses.replace(self.fit, lr=self.scratch_lr)
 
 
 class Job(NamedTuple):
@@ -92,73 +68,28 @@ class Job(NamedTuple):
 
     task_name: str
     task: Task
-    contender: Contender
+    method: Method
     seed: int
     path: Path
     settings: dict[str, Any]
     """All that decides the result."""
 
 
-def contenders(config: SuiteConfig) -> list[Contender]:
+def choose_methods(config: SuiteConfig) -> list[Method]:
     """All that is trained on every task, in the order of the table's columns.
 
     Raises:
         ConfigError: a model without a name, or a name twice.
         HubError: a model that cannot be loaded.
     """
-    options = FitOptions(**{field.name: getattr(config, field.name) for field in dataclasses.fields(FitOptions)})
-    head = HeadOptions(pooling=config.pooling, head=config.head)
-    found: list[Contender] = []
-    for number, word in enumerate(config.models):
-        name, _, path = word.partition("=")
-        if not name or not path or "/" in name:
-            raise ConfigError(f"--models are NAME=MODEL, got {word!r}")
-        encoder = hub.load(path)
-        shape = {"encoder": dataclasses.asdict(encoder.config), **dataclasses.asdict(head)}
-        found.append(
-            Contender(
-                name,
-                options,
-                {"weights": _fingerprint(encoder), **shape},
-                encoder.context,
-                lambda task, seed, e=encoder: make_classifier(e, task.labels, head, seed, from_scratch=False),
-            )
-        )
-        if number == 0 and config.scratch:
-            scratch = Contender(
-                SCRATCH,
-                dataclasses.replace(options, lr=config.scratch_lr or options.lr),
-                shape,
-                encoder.context,
-                lambda task, seed, e=encoder: make_classifier(e, task.labels, head, seed, from_scratch=True),
-            )
-    if config.models and config.scratch:
-        found.append(scratch)
-    if config.cnn:
-        strands = {
-            name: getattr(options, name) for name in ("augment_reverse_complement", "average_reverse_complement")
-        }
-        found.append(Contender(CNN, dataclasses.replace(_CNN_FIT, **strands), {}, None, _make_cnn))
-    names = [contender.name for contender in found]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"names of --models must differ from each other and from those of the controls, got {names}")
-    return found
-
-
-def _make_cnn(task: Task, seed: int) -> baselines.OneHotCNN:
-    longest = max(len(tokens) for part in _PARTS for tokens in getattr(task, part).sequences.tokens)
-    network = baselines.OneHotCNN(longest, task.outputs)
-    baselines.initialize(network, torch.Generator().manual_seed(seed))
-    return network
-
-
-def _fingerprint(network: nn.Module) -> str:
-    """SHA-256 in hexadecimal over a network's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()
+    models = parse_models(config.models)
+    encoders = {name: load_encoder(path, config.context) for name, path in models.items()}
+    methods = [pretrained(name, encoder, config.fit, config.head) for name, encoder in encoders.items()]
+    if encoders and config.scratch:
+        first = next(iter(encoders.values()))
+        slower = dataclasses.replace(config.fit, lr=config.scratch_lr or config.fit.lr)
+        methods.append(from_scratch(first, slower, config.head))
+    return [*methods, one_hot_cnn(config.fit)] if config.cnn else methods
 
 
 def run_suite(config: SuiteConfig) -> dict[str, Any]:
@@ -169,74 +100,82 @@ def run_suite(config: SuiteConfig) -> dict[str, Any]:
         TrainingError: training went wrong.
     """
     require_libraries()
-    precision = choose_precision(config.device, config.dtype)
+    precision = choose_precision(config.compute.device, config.compute.dtype)
     paths = find_tasks(config.folders)
-    field = contenders(config)
-    console.print(f"{len(paths)} tasks, {', '.join(c.name for c in field)}, seeds {config.seeds}", markup=False)
+    methods = choose_methods(config)
+    names = [method.name for method in methods]
+    console.print(f"{len(paths)} tasks, {', '.join(names)}, seeds {config.seeds}", markup=False)
     done = 0
     for task_name, tables in paths.items():
-        task = read_task(*tables, config)
-        console.print(f"{task_name}: {describe_task(task)}", soft_wrap=True, markup=False)
-        for contender in field:
-            if contender.context is not None:
-                require_context(task, config.context or contender.context)
-            for seed in config.seeds:
-                settings = {
-                    "task": task.fingerprint,
-                    "seed": seed,
-                    "fit": finite(dataclasses.asdict(contender.options)),
-                    "dtype": str(precision.dtype).removeprefix("torch."),
-                    **contender.identity,
-                }
-                path = config.out / "results" / task_name / contender.name / f"seed-{seed}.json"
-                if path.exists():
-                    _require_same(path, settings)
-                else:
-                    _run(Job(task_name, task, contender, seed, path, settings), precision, config.label_column)
-                    done += 1
-        _write_tables(config.out, [contender.name for contender in field])
+        task = read_task(*tables, config.task, config.columns)
+        console.print(f"{task_name}: {task.describe()}", soft_wrap=True, markup=False)
+        for job in _jobs(task_name, task, methods, config, precision):
+            if job.path.exists():
+                _require_same(job)
+            else:
+                _run(job, precision)
+                done += 1
+        _write_tables(config.out, names)
     return {"tasks": len(paths), "fits": done, "table": str(config.out / "table.md"), "out": str(config.out)}
 
 
-def _run(job: Job, precision: Precision, label_column: str) -> None:
+def _jobs(
+    task_name: str, task: Task, methods: Sequence[Method], config: SuiteConfig, precision: Precision
+) -> Iterator[Job]:
+    """All fits on a task."""
+    for method in methods:
+        task.require_context(method.context)
+        for seed in config.seeds:
+            settings = {
+                "task": task.fingerprint,
+                "seed": seed,
+                "fit": finite(dataclasses.asdict(method.fit)),
+                "dtype": precision.dtype_name,
+                **method.identity,
+            }
+            path = config.out / "results" / task_name / method.name / f"seed-{seed}.json"
+            yield Job(task_name, task, method, seed, path, settings)
+
+
+def _run(job: Job, precision: Precision) -> None:
     """Carry out a fit. Its predictions are written first, so that a result that exists is complete."""
-    network = job.contender.build(job.task, job.seed).to(precision.device)
+    task, method = job.task, job.method
+    network = method.build(task, job.seed).to(precision.device)
     with progress_bar() as show:
-        fitted = fit(network, job.task, job.contender.options, job.seed, precision, show)
-    outcome = evaluate(network, job.task, job.task.test, precision, job.contender.options.average_reverse_complement)
-    test = job.task.test.sequences
+        fitted = fit(network, task, method.fit, job.seed, precision, show)
+    test = evaluate(network, task, task.test, precision, method.fit.average_reverse_complement)
     job.path.parent.mkdir(parents=True, exist_ok=True)
-    table = predictions_table(test, job.task.labels, outcome.outputs, test.column(label_column))
+    table = predictions_table(task.test.sequences, task.labels, test.outputs, task.test.labels)
     write_text(job.path.with_suffix(".tsv"), table)
     result = {
         "task": job.task_name,
-        "contender": job.contender.name,
-        "kind": "regression" if job.task.labels is None else "classification",
+        "method": method.name,
+        "kind": "regression" if task.labels is None else "classification",
         "parameters": sum(p.numel() for p in network.parameters()),
         "device": str(precision.device),
-        **job.task.sizes(),
-        **finite(seed_figures(job.seed, fitted, outcome)),
+        **task.sizes(),
+        **finite(fitted.summary(job.seed, test)),
         "settings": job.settings,
         "versions": environment.versions(precision.device),
     }
     write_text(job.path, json.dumps(result, indent=2) + "\n")
-    name, value = next(iter(outcome.figures.items()))
-    text = f"  {job.contender.name}, seed {job.seed}: test {name} {value:.4f} ({fitted.seconds:.0f} s)"
+    name, value = next(iter(test.metrics.items()))
+    text = f"  {method.name}, seed {job.seed}: test {name} {value:.4f} ({fitted.seconds:.0f} s)"
     console.print(text, soft_wrap=True, markup=False)
 
 
-def _require_same(path: Path, settings: dict[str, Any]) -> None:
+def _require_same(job: Job) -> None:
     """Refuse to take a result of other settings, another model or other data for one of these."""
-    stored = json.loads(path.read_text(encoding="utf-8"))["settings"]
-    changed = differences(stored, json.loads(json.dumps(settings)))
+    stored = json.loads(job.path.read_text(encoding="utf-8"))["settings"]
+    changed = differences(stored, json.loads(json.dumps(job.settings)))
     if changed:
         raise ConfigError(
-            f"{path} is of another fit:\n  " + "\n  ".join(changed) + "\nChoose another --out, or delete that file"
+            f"{job.path} is of another fit:\n  " + "\n  ".join(changed) + "\nChoose another --out, or delete that file"
         )
 
 
-def _write_tables(out: Path, contenders: list[str]) -> None:
+def _write_tables(out: Path, names: list[str]) -> None:
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "results").rglob("seed-*.json"))]
-    rows = summarize(results, contenders)
+    rows = summarize(results, names)
     write_text(out / "table.md", markdown(rows))
     write_text(out / "table.tsv", tsv(rows))

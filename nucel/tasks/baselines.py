@@ -72,4 +72,5 @@ def initialize(network: OneHotCNN, generator: torch.Generator) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv1d | nn.Linear):
             nn.init.xavier_uniform_(module.weight, generator=generator)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

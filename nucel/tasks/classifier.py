@@ -15,9 +15,9 @@ from ..model.networks import Classifier, initialize
 class HeadOptions:
     """How an encoder becomes a classifier."""
 
-    pooling: Literal["cls", "mean"] = "cls"
-    """What of the encoder's output is classified: [CLS], or the mean of all positions, [CLS] included (transformers'
-    classifier_pooling). The paper takes [CLS]."""
+    classifier_pooling: Literal["cls", "mean"] = "cls"
+    """What of the encoder's output is classified: [CLS], or the mean of all positions, [CLS] included, as transformers'
+    setting of this name has it. The paper takes [CLS]."""
     head: Literal["linear", "dense"] = "linear"
     """linear is the paper's one layer; dense puts ModernBERT's own dense layer and GELU in front of it."""
 
@@ -27,7 +27,7 @@ def make_classifier(
 ) -> Classifier:
     """A classifier with the encoder's weights, or with new ones, and a head that is drawn from the seed."""
     linear = options.head == "linear"
-    network = Classifier(encoder.config, labels, options.pooling, linear, encoder.context)
+    network = Classifier(encoder.config, labels, options.classifier_pooling, linear, encoder.context)
     initialize(network, torch.Generator().manual_seed(seed))
     if not from_scratch:
         network.model.load_state_dict(encoder.state_dict())

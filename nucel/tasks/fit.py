@@ -1,5 +1,7 @@
 """Train a network on a task: one loop for fine-tuning, for its controls and for the one-hot CNN.
 
+    batches --network--> outputs --loss--> update --every so often--> Evaluation on dev --the best--> FitResult
+
 What is kept is the network at its lowest loss on the dev table, as the paper and GUE choose it. Batches, strands and
 dropout are functions of the seed, so that a fit can be repeated.
 """
@@ -8,8 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -17,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..inference.predict import make_batch
-from ..model.optimizer import adamw, update
+from ..inference.predict import Batch, make_batch
+from ..model.optimizer import adamw, scheduled_rate, update
 from ..runtime.device import Precision
-from ..runtime.errors import ConfigError, TrainingError
+from ..runtime.errors import ConfigError, TrainingError, require
 from ..tokenizers import nucleotide
-from .predictions import Outcome, raw_outputs
+from .predictions import Predictions, raw_outputs
 from .task import Split, Task
 
 _PLATEAU_PATIENCE, _PLATEAU_FACTOR = 5, 0.2
@@ -42,23 +44,23 @@ class FitOptions:
     warmup_steps: int = 50
     """Steps of linear warm-up from 0."""
     decay: Literal["linear", "constant", "plateau"] = "linear"
-    """Learning rate after warm-up: linear ends at 0; plateau takes a fifth whenever the dev loss has not fallen for
-    five evaluations."""
+    """Learning rate after warm-up: linear ends at 0; plateau multiplies the rate by 0.2 whenever the dev loss has not
+    fallen for five validations."""
     weight_decay: float = 0.01
     """AdamW's decay of matrices (never of norms and biases)."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm; inf leaves them."""
-    evaluate_every: int | None = None
-    """Steps between evaluations on the dev table; by default an epoch's. One always follows the last step."""
+    validate_every: int | None = None
+    """Steps between validations on the dev table; by default an epoch's. One always follows the last step."""
     patience: int | None = None
-    """Stop when the dev loss has not fallen for so many evaluations; by default never."""
+    """Stop when the dev loss has not fallen for so many validations; by default never."""
     augment_reverse_complement: bool = False
     """Train on either strand of each sequence with equal chance, drawn anew in each epoch."""
     average_reverse_complement: bool = False
     """Predict from the mean of both strands' outputs, on the dev table too."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "evaluate_every", "patience"):
+        for name in ("epochs", "batch_size", "validate_every", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
@@ -68,10 +70,24 @@ class FitOptions:
         for name in ("warmup_steps", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not (math.isfinite(self.lr) and math.isfinite(self.weight_decay)):
+            raise ConfigError(f"lr and weight_decay must be finite, got {self.lr} and {self.weight_decay}")
+
+    def steps(self, rows: int) -> int:
+        """Optimizer steps on a training table of so many rows."""
+        return self.epochs * math.ceil(rows / self.batch_size)
+
+
+def require_seeds(seeds: tuple[int, ...]) -> None:
+    """Refuse no seeds, negative ones, and one seed twice."""
+    require(
+        bool(seeds) and len(set(seeds)) == len(seeds) and min(seeds) >= 0,
+        f"seeds must be distinct numbers of at least 0, got {seeds}",
+    )
 
 
 class Evaluation(NamedTuple):
-    """One look at the dev table."""
+    """One validation on the dev table."""
 
     step: int
     epoch: float
@@ -81,7 +97,7 @@ class Evaluation(NamedTuple):
     dev_loss: float
 
 
-class Fit(NamedTuple):
+class FitResult(NamedTuple):
     """How a training went; the network holds the weights of its best evaluation."""
 
     history: list[Evaluation]
@@ -91,18 +107,25 @@ class Fit(NamedTuple):
     steps_per_s: float
     """Of training alone."""
 
+    def summary(self, seed: int, test: Predictions) -> dict[str, Any]:
+        """What is reported of one seed, with the metrics of its predictions for the test table."""
+        return {
+            "seed": seed,
+            **{f"test_{name}": value for name, value in test.metrics.items()},
+            "dev_loss": self.best.dev_loss,
+            "best_step": self.best.step,
+            "steps": self.history[-1].step,
+            "seconds": round(self.seconds, 2),
+            "steps_per_s": round(self.steps_per_s, 2),
+        }
+
 
 def learning_rate(options: FitOptions, step: int, steps: int, dev_losses: list[float]) -> float:
     """Rate of the update that leads from `step` (0-based) to the next, of `steps` in all."""
-    if step < options.warmup_steps:
-        return options.lr * (step + 1) / options.warmup_steps
-    match options.decay:
-        case "constant":
-            return options.lr
-        case "linear":
-            return options.lr * (1 - (step - options.warmup_steps) / max(1, steps - options.warmup_steps))
-        case "plateau":
-            return options.lr * _PLATEAU_FACTOR ** _plateaus(dev_losses)
+    if options.decay != "plateau":
+        return scheduled_rate(options.lr, step, steps, options.warmup_steps, options.decay)
+    reached = scheduled_rate(options.lr, step, steps, options.warmup_steps, "constant")
+    return reached if step < options.warmup_steps else reached * _PLATEAU_FACTOR ** _plateaus(dev_losses)
 
 
 def _plateaus(losses: list[float]) -> int:
@@ -115,16 +138,79 @@ def _plateaus(losses: list[float]) -> int:
     return count
 
 
-def _loss(outputs: Tensor, targets: Tensor, task: Task) -> Tensor:
-    """Cross-entropy of the classes in nats, or squared error in standard deviations of the training table."""
-    if task.labels is not None:
-        return F.cross_entropy(outputs.float(), targets)
-    return F.mse_loss(outputs.float().squeeze(-1), targets)
+class TargetScale(NamedTuple):
+    """Units that numbers to predict are trained in: mean 0 and variance 1 of the training table."""
+
+    mean: float
+    deviation: float
+
+    @classmethod
+    def of(cls, targets: np.ndarray) -> TargetScale:
+        return cls(float(targets.mean()), float(targets.std()))
+
+    def standardized(self, targets: np.ndarray) -> np.ndarray:
+        """float32 (n,)."""
+        return ((targets - self.mean) / self.deviation).astype(np.float32)
+
+    def undo(self, network: nn.Module) -> None:
+        """Rescale the network's last layer, `classifier`, so that its outputs are in the table's units."""
+        with torch.no_grad():
+            network.get_parameter("classifier.weight").mul_(self.deviation)
+            network.get_parameter("classifier.bias").mul_(self.deviation).add_(self.mean)
 
 
-def _standard(task: Task) -> tuple[float, float]:
-    """Mean and standard deviation that numbers to predict are trained in; (0, 1) for classes."""
-    return (float(task.train.targets.mean()), float(task.train.targets.std())) if task.labels is None else (0.0, 1.0)
+def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy in nats for classes int64 (B,), or mean squared error for numbers float32 (B,)."""
+    if targets.is_floating_point():
+        return F.mse_loss(outputs.float().squeeze(-1), targets)
+    return F.cross_entropy(outputs.float(), targets)
+
+
+def _batches(train: Split, options: FitOptions, seed: int, device: torch.device) -> Iterator[tuple[Batch, Tensor]]:
+    """Batches of all epochs and their targets (B,): rows in random order, strands drawn where both are trained on."""
+    tokens = train.sequences.tokens
+    targets = torch.from_numpy(train.targets)
+    for epoch in range(options.epochs):
+        draws = np.random.default_rng((seed, epoch))
+        order = draws.permutation(len(tokens))
+        flipped = draws.random(len(tokens)) < 0.5 * options.augment_reverse_complement
+        for rows in np.array_split(order, math.ceil(len(tokens) / options.batch_size)):
+            strands = [nucleotide.reverse_complement(tokens[i]) if flipped[i] else tokens[i] for i in rows]
+            yield make_batch(strands, device), targets[rows].to(device)
+
+
+@dataclass
+class _Record:
+    """All evaluations so far, and the weights of the best of them."""
+
+    history: list[Evaluation] = field(default_factory=list)
+    best: Evaluation | None = None
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def dev_losses(self) -> list[float]:
+        return [evaluation.dev_loss for evaluation in self.history]
+
+    @property
+    def text(self) -> str:
+        return f"dev loss {self.history[-1].dev_loss:.4f}" if self.history else ""
+
+    @property
+    def since_best(self) -> int:
+        """Evaluations after the best one."""
+        return len(self.history) - 1 - self.history.index(self.best) if self.best else 0
+
+    def add(self, evaluation: Evaluation, network: nn.Module) -> None:
+        """Raises TrainingError where a loss is not finite."""
+        if not (math.isfinite(evaluation.dev_loss) and math.isfinite(evaluation.train_loss)):
+            raise TrainingError(
+                f"after {evaluation.step} steps the loss is {evaluation.train_loss}, on the dev table "
+                f"{evaluation.dev_loss}: lower --lr"
+            )
+        self.history.append(evaluation)
+        if self.best is None or evaluation.dev_loss < self.best.dev_loss:
+            self.best = evaluation
+            self.weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
 
 
 def fit(
@@ -134,7 +220,7 @@ def fit(
     seed: int,
     precision: Precision,
     show: Callable[[int, int, str], None] = lambda step, steps, text: None,
-) -> Fit:
+) -> FitResult:
     """Train a network, from tokens (B, T) and lengths to (B, K), and leave it with its best weights.
 
     For regression it is trained on numbers of mean 0 and variance 1; at the end its last layer, `classifier`, is
@@ -149,98 +235,55 @@ def fit(
         TrainingError: the loss is not finite.
     """
     device = precision.device
-    mean, deviation = _standard(task)
-    tokens, targets = task.train.sequences.tokens, task.train.targets
-    if task.labels is None:
-        targets = ((targets - mean) / deviation).astype(np.float32)
-    steps_per_epoch = math.ceil(len(tokens) / options.batch_size)
-    steps = options.epochs * steps_per_epoch
-    every = options.evaluate_every or steps_per_epoch
+    scale = TargetScale.of(task.train.targets) if task.labels is None else None
+    train, dev = (
+        split if scale is None else split._replace(targets=scale.standardized(split.targets))
+        for split in (task.train, task.dev)
+    )
+    steps = options.steps(len(train.targets))
+    every = options.validate_every or steps // options.epochs
     optimizer, scaler = adamw(network, options.lr, options.weight_decay), precision.gradient_scaler()
-    history: list[Evaluation] = []
-    best: Evaluation | None = None
-    weights: dict[str, Tensor] = {}
+    record = _Record()
     total, logged = torch.zeros((), device=device), 0
     started, training_s = time.perf_counter(), 0.0
 
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         network.train()
-        for step in range(steps):
-            began = time.perf_counter()
-            epoch, position = divmod(step, steps_per_epoch)
-            if position == 0:
-                draws = np.random.default_rng((seed, epoch))
-                parts = np.array_split(draws.permutation(len(tokens)), steps_per_epoch)
-                flipped = draws.random(len(tokens)) < 0.5 * options.augment_reverse_complement
-            rows = parts[position]
-            strands = [nucleotide.reverse_complement(tokens[i]) if flipped[i] else tokens[i] for i in rows]
-            batch = make_batch(strands, range(len(rows)), device)
-            rate = learning_rate(options, step, steps, [e.dev_loss for e in history])
+        resumed = time.perf_counter()
+        for step, (batch, targets) in enumerate(_batches(train, options, seed, device)):
+            rate = learning_rate(options, step, steps, record.dev_losses)
             with precision.autocast():
                 outputs = network(batch.tokens, batch.lengths)
-            loss = _loss(outputs, torch.from_numpy(targets[rows]).to(device), task)
+            loss = _loss(outputs, targets)
             scaler.scale(loss).backward()
             update(network, optimizer, scaler, precision, rate, options.max_grad_norm)
             total += loss.detach()
             done = step + 1
-            due = done % every == 0 or done == steps
-            if due:
-                train_loss = float(total) / (done - logged)  # waits for the device, so that the time is right
-            training_s += time.perf_counter() - began
-            if not due:
-                show(done, steps, f"dev loss {history[-1].dev_loss:.4f}" if history else "")
+            if done % every and done != steps:
+                show(done, steps, record.text)
                 continue
-
+            train_loss = float(total) / (done - logged)  # waits for the device, so that the time is right
+            training_s += time.perf_counter() - resumed
             total, logged = torch.zeros_like(total), done
-            dev_loss = _split_loss(network, task, task.dev, options, precision, (mean, deviation))
-            if not (math.isfinite(dev_loss) and math.isfinite(train_loss)):
-                raise TrainingError(
-                    f"after {done} steps the loss is {train_loss}, on the dev table {dev_loss}: lower --lr"
-                )
-            history.append(Evaluation(done, done / steps_per_epoch, rate, train_loss, dev_loss))
-            if best is None or dev_loss < best.dev_loss:
-                best = history[-1]
-                weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
-            show(done, steps, f"dev loss {dev_loss:.4f}")
-            since_best = len(history) - 1 - history.index(best)
-            if options.patience is not None and since_best >= options.patience:
+            dev_loss = _split_loss(network, dev, options, precision)
+            record.add(Evaluation(done, done * options.epochs / steps, rate, train_loss, dev_loss), network)
+            show(done, steps, record.text)
+            if options.patience is not None and record.since_best >= options.patience:
                 break
+            resumed = time.perf_counter()
 
-    network.load_state_dict(weights)
+    network.load_state_dict(record.weights)
     network.eval()
-    if task.labels is None:
-        with torch.no_grad():
-            network.classifier.weight.mul_(deviation)
-            network.classifier.bias.mul_(deviation).add_(mean)
-    return Fit(history, best, time.perf_counter() - started, history[-1].step / training_s)
+    if scale is not None:
+        scale.undo(network)
+    best = min(record.history, key=lambda evaluation: evaluation.dev_loss)
+    return FitResult(record.history, best, time.perf_counter() - started, record.history[-1].step / training_s)
 
 
-def _split_loss(
-    network: nn.Module,
-    task: Task,
-    split: Split,
-    options: FitOptions,
-    precision: Precision,
-    standard: tuple[float, float],
-) -> float:
+def _split_loss(network: nn.Module, split: Split, options: FitOptions, precision: Precision) -> float:
     """Loss on a table, by the network as it is trained; the network is left in training mode."""
     network.eval()
     outputs = raw_outputs(network, split.sequences.tokens, precision, options.average_reverse_complement)
     network.train()
-    mean, deviation = standard
-    targets = split.targets if task.labels is not None else ((split.targets - mean) / deviation).astype(np.float32)
-    return float(_loss(torch.from_numpy(outputs), torch.from_numpy(targets), task))
-
-
-def seed_figures(seed: int, fitted: Fit, outcome: Outcome) -> dict[str, Any]:
-    """What is reported of one seed."""
-    return {
-        "seed": seed,
-        **{f"test_{name}": value for name, value in outcome.figures.items()},
-        "dev_loss": fitted.best.dev_loss,
-        "best_step": fitted.best.step,
-        "steps": fitted.history[-1].step,
-        "seconds": round(fitted.seconds, 2),
-        "steps_per_s": round(fitted.steps_per_s, 2),
-    }
+    return float(_loss(torch.from_numpy(outputs), torch.from_numpy(split.targets)))

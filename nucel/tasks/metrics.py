@@ -17,10 +17,10 @@ def require_libraries() -> None:
         ConfigError: it is not installed.
     """
     if importlib.util.find_spec("sklearn") is None:
-        raise ConfigError("figures need scikit-learn, which is not installed: pip install 'nucel[eval]'")
+        raise ConfigError("metrics need scikit-learn, which is not installed: pip install 'nucel[eval]'")
 
 
-def figures(targets: np.ndarray, outputs: np.ndarray, classes: bool) -> dict[str, float]:
+def metrics_of(targets: np.ndarray, outputs: np.ndarray, classes: bool) -> dict[str, float]:
     """Those of `classification` or of `regression`, for probabilities (n, K) or numbers (n, 1)."""
     return classification(targets, outputs) if classes else regression(targets, outputs[:, 0])
 
@@ -36,17 +36,17 @@ def classification(targets: np.ndarray, probabilities: np.ndarray) -> dict[str, 
 
     classes = probabilities.shape[1]
     predicted = probabilities.argmax(1)
-    found = {
+    by_class = {
         "mcc": float(metrics.matthews_corrcoef(targets, predicted)),
         "accuracy": float(metrics.accuracy_score(targets, predicted)),
         "f1": float(metrics.f1_score(targets, predicted, labels=range(classes), average="macro", zero_division=0)),
     }
     if len(np.unique(targets)) < classes:
-        return {**found, "auroc": math.nan, "average_precision": math.nan}
+        return {**by_class, "auroc": math.nan, "average_precision": math.nan}
     positive = targets == 1 if classes == 2 else np.eye(classes, dtype=bool)[targets]
     scores = probabilities[:, 1] if classes == 2 else probabilities
     return {
-        **found,
+        **by_class,
         "auroc": float(metrics.roc_auc_score(positive, scores, average="macro")),
         "average_precision": float(metrics.average_precision_score(positive, scores, average="macro")),
     }
@@ -66,9 +66,9 @@ def regression(targets: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 
 
 def mean_and_deviation(per_seed: list[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean and sample standard deviation of each figure over seeds; with one seed, deviations are nan."""
+    """Mean and sample standard deviation of each metric over seeds; with one seed, deviations are nan."""
     names = per_seed[0].keys()
-    values = {name: np.array([figures[name] for figures in per_seed], np.float64) for name in names}
+    values = {name: np.array([metrics[name] for metrics in per_seed], np.float64) for name in names}
     mean = {name: float(x.mean()) for name, x in values.items()}
     deviation = {name: float(x.std(ddof=1)) if len(x) > 1 else math.nan for name, x in values.items()}
     return mean, deviation

@@ -45,9 +45,9 @@ def plot_predictions(labels: tuple[str, ...] | None, targets: np.ndarray, output
         if positive.all() or not positive.any():
             continue  # neither curve exists for a class that all or none of the rows have
         false_rate, true_rate, _ = metrics.roc_curve(positive, outputs[:, number])
-        precision, found, _ = metrics.precision_recall_curve(positive, outputs[:, number])
+        precision, recalled, _ = metrics.precision_recall_curve(positive, outputs[:, number])
         roc.plot(false_rate, true_rate, label=labels[number])
-        recall.plot(found, precision, label=labels[number])
+        recall.plot(recalled, precision, label=labels[number])
     roc.plot([0, 1], [0, 1], color="k", lw=0.8, ls=":")
     roc.set(xlabel="false-positive rate", ylabel="true-positive rate")
     recall.set(xlabel="recall", ylabel="precision", ylim=(0, 1.05))

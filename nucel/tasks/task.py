@@ -1,39 +1,51 @@
-"""A prediction task: tables of labelled sequences to train on, to select by, and to test on.
+"""A prediction task: labelled sequences to train on, to select by, and to test on.
 
-Labels are classes, two or more, or numbers to predict. Test sequences that training has seen are counted, since every
-figure on them is worth less.
+Labels are classes, two or more, or numbers to predict. Sequences of dev and test that occur in the training table are
+counted, since every metric on them is worth less.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from ..genome.sequences import InputOptions, Sequences, read_sequences
-from ..runtime.errors import ConfigError, InputError
+from ..genome.sequences import SequenceOptions, Sequences, read_sequences
+from ..runtime.errors import InputError, require
 from ..tokenizers import nucleotide
+from .labels import Kind, class_names, class_numbers, numbers_to_predict, require_spread
+from .splitting import SplitBy, parse_shares, split_rows
+
+PARTS = ("train", "dev", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskOptions:
     """How a task is read from its tables."""
 
-    sequence_column: str = "sequence"
-    """Column of the sequences."""
     label_column: str = "label"
-    """Column of the classes or numbers."""
-    kind: Literal["auto", "classification", "regression"] = "auto"
+    """Column of the classes or numbers; of a BED file, name or score."""
+    kind: Kind = "auto"
     """auto is regression where all labels are numbers and one is not whole, else classification."""
+    split: str | None = None
+    """Shares of train, dev and test, such as 80,10,10: split the training table, and give no --dev and --test."""
+    split_by: SplitBy = "rows"
+    """What is kept together by --split: rows alone, all rows of a contig (columns contig, chrom, ..., or names such as
+    chr1:100-200), or a cluster of sequences that share many 12-mers."""
     max_train: int | None = None
     """Train on so many rows of the training table, drawn once, the same for all seeds and models."""
     drop_leaked: bool = False
     """Leave out test sequences that occur in the training table, on either strand."""
+
+    def __post_init__(self) -> None:
+        require(self.max_train is None or self.max_train >= 2, f"max_train must be at least 2, got {self.max_train}")
+        if self.split is not None:
+            parse_shares(self.split)
 
 
 class Split(NamedTuple):
@@ -42,9 +54,11 @@ class Split(NamedTuple):
     sequences: Sequences
     targets: np.ndarray
     """int64 (n,), each row's class by its number, or float64 (n,)."""
+    labels: Sequence[str] = ()
+    """Each row's label as it stands in the table."""
 
     def take(self, rows: np.ndarray) -> Split:
-        return Split(self.sequences.take(rows), self.targets[rows])
+        return Split(self.sequences.take(rows), self.targets[rows], [self.labels[i] for i in rows.tolist()])
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +70,7 @@ class Task:
         train, dev, test: the tables, as `TaskOptions` asks for them.
         leaked: test sequences, before any is left out, that occur in the whole training table.
         leaked_reverse: further ones whose reverse complement does.
+        leaked_dev: dev sequences that occur in the whole training table, on either strand.
     """
 
     labels: tuple[str, ...] | None
@@ -64,17 +79,22 @@ class Task:
     test: Split
     leaked: int
     leaked_reverse: int
+    leaked_dev: int = 0
 
     @property
     def outputs(self) -> int:
         """Numbers that a network gives for a sequence."""
         return 1 if self.labels is None else len(self.labels)
 
+    @property
+    def splits(self) -> tuple[Split, Split, Split]:
+        return self.train, self.dev, self.test
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 in hexadecimal over the tokens and the targets of all tables."""
         digest = hashlib.sha256(repr(self.labels).encode())
-        for split in (self.train, self.dev, self.test):
+        for split in self.splits:
             for tokens in split.sequences.tokens:
                 digest.update(tokens.tobytes() + b"\0")
             digest.update(split.targets.tobytes())
@@ -82,154 +102,129 @@ class Task:
 
     def sizes(self) -> dict[str, int]:
         """Rows of each table, and what leaks from one into the other."""
-        rows = {name: len(getattr(self, name).targets) for name in ("train", "dev", "test")}
-        return {**rows, "leaked": self.leaked, "leaked_reverse": self.leaked_reverse}
+        rows = {name: len(split.targets) for name, split in zip(PARTS, self.splits, strict=True)}
+        leaks = {"leaked": self.leaked, "leaked_reverse": self.leaked_reverse, "leaked_dev": self.leaked_dev}
+        return {**rows, **leaks}
+
+    def require_context(self, context: int | None) -> None:
+        """Refuse sequences of more tokens than a context.
+
+        Raises:
+            InputError: names the first of them.
+        """
+        if context is not None:
+            for split in self.splits:
+                split.sequences.require_within(context)
+
+    def describe(self) -> str:
+        """One line on what a task is."""
+        sizes = self.sizes()
+        kind = "regression" if self.labels is None else f"classes {', '.join(self.labels)}"
+        rows = f"{sizes['train']:,} to train on, {sizes['dev']:,} dev, {sizes['test']:,} test"
+        text = f"{kind}; {rows}"
+        if test := self.leaked + self.leaked_reverse:
+            text += f"; {test} test sequences occur in train (--drop-leaked leaves them out)"
+        if self.leaked_dev:
+            text += f"; {self.leaked_dev} dev sequences occur in train, so that the dev loss flatters"
+        return text
 
 
-def read_task(train: Path, dev: Path, test: Path, options: TaskOptions | None = None) -> Task:
-    """Read a task from its three tables.
+Source = str | Path | Sequence[str | Path]
+"""A table, a BED file with its genome, or CLASS=FASTA for each class."""
+
+
+def read_task(
+    train: Source,
+    dev: Source | None = None,
+    test: Source | None = None,
+    options: TaskOptions | None = None,
+    columns: SequenceOptions | None = None,
+) -> Task:
+    """Read a task from its three tables, or from one that is split.
+
+    Args:
+        train, dev, test: each a table (CSV or TSV, also .gz), a BED file, or a list of CLASS=FASTA, one for each class.
+        options: without dev and test, its `split` must be given.
+        columns: which columns hold sequences and names, and the genome of BED files.
 
     Raises:
-        InputError: a table that is not right, a label that is missing, no number, or of no class of the training table,
-            or a training table of one class; the line is named.
+        InputError: a table that is not right, a label that is missing, not a number, or of no class of the training
+            table, or a training table of one class; the line is named.
+        ConfigError: neither dev and test nor `split`, or both.
         OSError: a table cannot be read.
     """
-    options = options or TaskOptions()
-    columns = InputOptions(sequence_column=options.sequence_column)
-    tables = [read_sequences(path, columns) for path in (train, dev, test)]
-    kind = options.kind
-    if kind == "auto":
-        kind = "regression" if _are_measurements(tables[0].column(options.label_column)) else "classification"
-    labels = _classes(tables[0], options.label_column) if kind == "classification" else None
-    splits = [Split(table, targets_of(table, options.label_column, labels)) for table in tables]
-    if labels is None and np.ptp(splits[0].targets) == 0:
-        raise InputError(f"{train}: all numbers to predict are {splits[0].targets[0]}")
+    options, columns = options or TaskOptions(), columns or SequenceOptions()
+    require(
+        (dev is None) == (test is None) == (options.split is not None),
+        "give --dev and --test, or --split 80,10,10 to split the training table, and not both",
+    )
+    sources = [source for source in (train, dev, test) if source is not None]
+    tables = [_read_labelled(source, options.label_column, columns) for source in sources]
+    names = class_names(*tables[0], options.kind)
+    splits = [_with_targets(*table, names) for table in tables]
+    if options.split is not None:
+        parts = split_rows(splits[0].sequences, parse_shares(options.split), options.split_by)
+        splits = [splits[0].take(rows) for rows in parts]
+    whole, dev_split, test_split = splits
+    if names is None:
+        require_spread(whole.sequences, whole.targets)
+    _require_all_classes(whole, names, "--split leaves it")
 
-    same, reverse = _leaks(tables[0], tables[2])
-    task = Task(labels, *splits, leaked=int(same.sum()), leaked_reverse=int((reverse & ~same).sum()))
+    same, reverse = _leaks(whole.sequences, test_split.sequences)
+    task = Task(
+        names,
+        whole,
+        dev_split,
+        test_split,
+        leaked=int(same.sum()),
+        leaked_reverse=int((reverse & ~same).sum()),
+        leaked_dev=int(np.logical_or(*_leaks(whole.sequences, dev_split.sequences)).sum()),
+    )
     if options.drop_leaked:
         kept = np.flatnonzero(~(same | reverse))
         if not kept.size:
-            raise InputError(f"{test}: every sequence occurs in {train}, so that --drop-leaked leaves none")
-        task = replace(task, test=task.test.take(kept))
-    if options.max_train is not None and options.max_train < len(tables[0]):
-        rows = np.random.default_rng(0).permutation(len(tables[0]))[: options.max_train]
-        task = replace(task, train=task.train.take(np.sort(rows)))
-        if labels is not None and len(np.unique(task.train.targets)) < len(labels):
-            raise InputError(f"{train}: {options.max_train} of its rows do not hold all classes; raise --max-train")
+            raise InputError(
+                f"{test_split.sequences.source}: every sequence occurs in {whole.sequences.source}, so that "
+                f"--drop-leaked leaves none"
+            )
+        task = replace(task, test=test_split.take(kept))
+    if options.max_train is not None and options.max_train < len(whole.targets):
+        rows = np.random.default_rng(0).permutation(len(whole.targets))[: options.max_train]
+        task = replace(task, train=whole.take(np.sort(rows)))
+        _require_all_classes(task.train, names, f"--max-train {options.max_train} leaves it")
     return task
 
 
-def targets_of(table: Sequences, column: str, labels: tuple[str, ...] | None) -> np.ndarray:
-    """Each row's class by its number, int64 (n,), or its number to predict, float64 (n,), where labels is None.
-
-    Raises:
-        InputError: a label that is missing, none of the classes, or no finite number; the line is named.
-    """
-    number = {label: i for i, label in enumerate(labels)} if labels is not None else None
-    targets = []
-    for cell, line in zip(table.column(column), table.where, strict=True):
-        text = cell.strip()
-        if number is not None:
-            if text not in number:
-                classes = ", ".join(number)
-                raise InputError(
-                    f"{table.source}, {line}: label {text[:30]!r} is not one of the trained classes: {classes}"
-                )
-            targets.append(number[text])
-        else:
-            value = _number(text)
-            if value is None:
-                raise InputError(f"{table.source}, {line}: {text[:30]!r} is not a number")
-            targets.append(value)
-    return np.array(targets, np.float64 if number is None else np.int64)
+def _require_all_classes(train: Split, names: tuple[str, ...] | None, why: str) -> None:
+    missing = set(range(len(names or ()))) - set(train.targets.tolist())
+    if names is not None and missing:
+        lost = ", ".join(names[i] for i in sorted(missing))
+        raise InputError(f"{train.sequences.source}: {why} no training row of class {lost}; take more rows")
 
 
-def _number(text: str) -> float | None:
-    """The finite number that a cell holds, if it does."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+def _read_labelled(source: Source, column: str, columns: SequenceOptions) -> tuple[Sequences, list[str]]:
+    """The sequences of a table and their labels as written, or those of the FASTA files of several classes."""
+    listed = [source] if isinstance(source, str | Path) else list(source)
+    named = [str(item).partition("=") for item in listed]
+    if len(listed) == 1 and (Path(listed[0]).exists() or not named[0][1]):
+        table = read_sequences(listed[0], columns)
+        return table, table.column(column)
+    if not all(name and equals and path for name, equals, path in named):
+        given = " ".join(map(str, listed))
+        raise InputError(f"give one table, or CLASS=FASTA for each class, as in promoter=p.fa other=o.fa; got {given}")
+    parts = [read_sequences(path, columns) for _, _, path in named]
+    labels = [name for (name, _, _), part in zip(named, parts, strict=True) for _ in range(len(part))]
+    return Sequences.joined(parts), labels
 
 
-def _are_measurements(cells: list[str]) -> bool:
-    numbers = [_number(cell) for cell in cells]
-    return all(x is not None for x in numbers) and any(not x.is_integer() for x in numbers)
+def _with_targets(table: Sequences, labels: list[str], names: tuple[str, ...] | None) -> Split:
+    targets = numbers_to_predict(table, labels) if names is None else class_numbers(table, labels, names)
+    return Split(table, targets, labels)
 
 
-def _classes(table: Sequences, column: str) -> tuple[str, ...]:
-    """The distinct labels of a table, whole numbers in their order, else by the alphabet."""
-    cells = [cell.strip() for cell in table.column(column)]
-    if "" in cells:
-        raise InputError(f"{table.source}, {table.where[cells.index('')]}: the label is empty")
-    found = set(cells)
-    if len(found) < 2:
-        raise InputError(f"{table.source}: every row has the label {cells[0][:30]!r}; a task needs two classes or more")
-    if len(found) > max(2, len(cells) // 2):
-        raise InputError(
-            f"{table.source}: {len(found)} different labels in {len(cells)} rows are too many for classes; "
-            f"are they numbers (--kind regression), or is this another column?"
-        )
-    whole = all(label.lstrip("-").isdecimal() for label in found)
-    return tuple(sorted(found, key=int if whole else str))
-
-
-def _leaks(train: Sequences, test: Sequences) -> tuple[np.ndarray, np.ndarray]:
-    """Which test sequences, and which of their reverse complements, occur in train, bool (n,) each."""
+def _leaks(train: Sequences, other: Sequences) -> tuple[np.ndarray, np.ndarray]:
+    """Which sequences, and which of their reverse complements, occur in train, bool (n,) each."""
     known = {tokens.tobytes() for tokens in train.tokens}
-    same = [tokens.tobytes() in known for tokens in test.tokens]
-    reverse = [nucleotide.reverse_complement(tokens).tobytes() in known for tokens in test.tokens]
-    return np.array(same), np.array(reverse)
-
-
-def require_context(task: Task, context: int | None) -> None:
-    """Refuse a task with sequences of more tokens than a context.
-
-    Raises:
-        InputError: names the first of them.
-    """
-    if context is not None:
-        for split in (task.train, task.dev, task.test):
-            split.sequences.require_within(context)
-
-
-def describe_task(task: Task) -> str:
-    """One line on what a task is."""
-    sizes = task.sizes()
-    kind = "regression" if task.labels is None else f"classes {', '.join(task.labels)}"
-    rows = f"{sizes['train']:,} to train on, {sizes['dev']:,} dev, {sizes['test']:,} test"
-    leaks = sizes["leaked"] + sizes["leaked_reverse"]
-    warning = f"; {leaks} test sequences occur in train (--drop-leaked leaves them out)" if leaks else ""
-    return f"{kind}; {rows}{warning}"
-
-
-_PARTS = ("train", "dev", "test")
-_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
-
-
-def find_tasks(folders: tuple[Path, ...]) -> dict[str, tuple[Path, Path, Path]]:
-    """The tables train, dev and test of every task, by the task's name, in alphabetical order.
-
-    Raises:
-        ConfigError: no task, two of one name, or one that lacks a table.
-    """
-    tasks: dict[str, tuple[Path, Path, Path]] = {}
-    for folder in folders:
-        if not folder.is_dir():
-            raise ConfigError(f"{folder} is not a folder of tasks")
-        for task in sorted({folder, *(path for path in folder.rglob("*") if path.is_dir())}):
-            found = {part: [task / (part + s) for s in _SUFFIXES if (task / (part + s)).is_file()] for part in _PARTS}
-            if not any(found.values()):
-                continue
-            name = task.relative_to(folder).as_posix() if task != folder else folder.resolve().name
-            for part, paths in found.items():
-                if len(paths) != 1:
-                    raise ConfigError(f"{task} must hold one table {part} ({', '.join(_SUFFIXES)}), has {len(paths)}")
-            if name in tasks:
-                raise ConfigError(f"two tasks are named {name}: {tasks[name][0].parent} and {task}")
-            tasks[name] = tuple(found[part][0] for part in _PARTS)
-    if not tasks:
-        raise ConfigError(f"no folder below {', '.join(map(str, folders))} holds tables train, dev and test")
-    return dict(sorted(tasks.items()))
+    same = [tokens.tobytes() in known for tokens in other.tokens]
+    reverse = [nucleotide.reverse_complement(tokens).tobytes() in known for tokens in other.tokens]
+    return np.array(same, bool), np.array(reverse, bool)

@@ -21,6 +21,8 @@ BASES: tuple[int, ...] = tuple(ID[base] for base in "ACGT")
 """Ids of A, C, G, T, which are consecutive: the tokens that are masked and proposed."""
 ALIASES: dict[str, str] = {"a": "A", "c": "C", "g": "G", "t": "T", "U": "T", "u": "T"}
 """Letters that read as a base besides A, C, G, T themselves."""
+AMBIGUITY_CODES = "RYSWKMBDHVN"
+"""IUPAC's letters for more than one base; they read as [UNK]."""
 
 
 def _encode_table() -> np.ndarray:

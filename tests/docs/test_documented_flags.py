@@ -1,22 +1,32 @@
-"""Every flag that docs/use.md names is a flag of one of the verbs it is about."""
+"""Every flag that docs/use.md and docs/scan.md name is a flag of one of the verbs they are about."""
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import io
 import re
 from pathlib import Path
+
+import pytest
+import tyro
 
 from nucel.embed.__main__ import EmbedConfig
 from nucel.finetune import FinetuneConfig
 from nucel.predict import PredictConfig
 from nucel.pretraining.config import TrainConfig
+from nucel.scan import ScanConfig
 from nucel.suites.runner import SuiteConfig
 
-PAGE = (Path(__file__).parents[2] / "docs" / "use.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "use.md").read_text(encoding="utf-8")
 
 
 def flags(config: type) -> set[str]:
-    return {"--" + field.name.replace("_", "-") for field in dataclasses.fields(config)}
+    """The flags that the verb's help names."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), pytest.raises(SystemExit):
+        tyro.cli(config, args=["--help"])
+    return set(re.findall(r"(?<![\w-])--[a-z-]+", text.getvalue()))
 
 
 def test_flags_exist():
@@ -34,3 +44,9 @@ def test_commands_use_flags_of_their_verb():
     assert {verb for verb, _ in commands} == verbs.keys()
     for verb, words in commands:
         assert set(re.findall(r"(--[a-z-]+)", words)) <= flags(verbs[verb]), (verb, words)
+
+
+def test_flags_of_scan_exist():
+    page = (DOCS / "scan.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(--[a-z-]+)", page)) | set(re.findall(r"(--[a-z]+)", page.split("```")[1]))
+    assert len(named) > 7 and named <= flags(ScanConfig)

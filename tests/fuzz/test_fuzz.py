@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nucel.genome.fasta import Genome
@@ -79,7 +79,6 @@ WORDS = [b"one", b"two", b"\t", b"\n", b"\r\n", b"14", b"7", b"10", b"0", b"-1"]
 pieces = st.lists(st.one_of(st.sampled_from(WORDS), st.binary(max_size=4)), max_size=14).map(b"".join)
 
 
-@settings(deadline=None, max_examples=300)
 @given(st.one_of(pieces, st.tuples(st.integers(0, len(FAI)), st.binary(max_size=3)).map(lambda p: FAI[: p[0]] + p[1])))
 @example(FAI)
 @example(FAI + b"e\t0\t29\t0\t0\n")
@@ -92,7 +91,6 @@ def test_any_index_beside_a_file_changes_nothing(index):
         assert genome.contigs == ("one", "e", "two") and genome.lengths.tolist() == [14, 0, 5]
 
 
-@settings(deadline=None, max_examples=200)
 @given(st.one_of(st.binary(max_size=60), st.lists(st.integers(0, 2**64 - 1), max_size=7)))
 def test_any_block_index_beside_a_file_changes_nothing(index):
     raw = index if isinstance(index, bytes) else np.array([len(index) // 2, *index], np.uint64).tobytes()

@@ -6,20 +6,19 @@ What is read is compared with a parser of five lines and, where samtools has an 
 from __future__ import annotations
 
 import gzip
-import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pyfaidx
 import pytest
+from support.data import DATA, real
 
 from nucel.genome import GenomeError
 from nucel.genome.fasta import Genome
 from nucel.tokenizers import nucleotide
 
-DATA = Path(os.environ.get("NUCEL_DATA", Path(__file__).parents[2] / "../shared/data"))
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data folder at {DATA} (set NUCEL_DATA)")
+pytestmark = real()
 
 REFUSED = {
     "derived/only_gt.fa": "line 1: this record has no name",

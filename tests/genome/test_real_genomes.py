@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pyfaidx
 import pytest
+from support.data import DATA, real
 
 from nucel.genome.fasta import Genome
 from nucel.genome.sampler import WindowSampler
@@ -22,8 +22,7 @@ def tile(genome, window_bp=1224, overlap_bp=100, **options):
     return Windows.tile(genome, WindowOptions(window_bp=window_bp, overlap_bp=overlap_bp, **options))
 
 
-DATA = Path(os.environ.get("NUCEL_DATA", Path(__file__).parents[2] / "../shared/data"))
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data folder at {DATA} (set NUCEL_DATA)")
+pytestmark = real()
 
 GENOMES = [
     "ecoli_K12_MG1655.fa.gz",

@@ -11,8 +11,9 @@ import _nucel
 import numpy as np
 import pyfaidx
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from support.examples import fewer_examples
 
 from nucel.genome import GenomeError
 from nucel.genome.fasta import Genome
@@ -86,7 +87,6 @@ def pyfaidx_tokens(genome: Genome, contig: int, start_bp: int, end_bp: int, reve
     return nucleotide.reverse_complement(tokens) if reverse else tokens
 
 
-@settings(deadline=None, max_examples=150)
 @given(files, st.data())
 def test_fetch_and_counts_are_those_of_the_text(contents, data):
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +107,7 @@ def test_fetch_and_counts_are_those_of_the_text(contents, data):
             assert (genome.fetch(i, start, end, "-") == reverse).all()
 
 
-@settings(deadline=None, max_examples=80)
+@pytest.mark.interop
 @given(files, st.integers(2, 40), st.integers(0, 20), SEEDS, st.integers(0, 2**40), st.data())
 def test_rows_are_what_pyfaidx_reads_at_the_reported_place(contents, context, spare, seed, step, data):
     window_bp = context - 1 + spare
@@ -125,7 +125,6 @@ def test_rows_are_what_pyfaidx_reads_at_the_reported_place(contents, context, sp
             assert (in_window & (end_bp <= windows.start_bp + window_bp)).any()
 
 
-@settings(deadline=None, max_examples=100)
 @given(sequences, layouts, st.integers(1, 30), st.data())
 def test_tile_keeps_exactly_the_windows_with_few_enough_unknown_bases(text, layout, window_bp, data):
     assume(len(text) >= window_bp)
@@ -161,7 +160,6 @@ def some_windows(genome: Genome, n: int) -> Windows:
     return Windows(genome, 30, np.zeros(n, np.int32), np.arange(n) * 30)
 
 
-@settings(deadline=None, max_examples=80)
 @given(st.integers(1, 200), st.integers(1, 40), st.integers(1, 5), SEEDS, st.integers(1, 4), st.integers(0, 3))
 def test_every_epoch_visits_every_window_once_whoever_asks(genome, n, batch_size, world_size, seed, threads, epoch):
     assume(batch_size >= world_size)
@@ -191,7 +189,7 @@ def test_every_epoch_visits_every_window_once_whoever_asks(genome, n, batch_size
     ).all()
 
 
-@settings(deadline=None, max_examples=40)
+@fewer_examples(2)
 @given(SEEDS, st.lists(st.integers(0, 2**40), min_size=2, max_size=8), st.integers(1, 700))
 def test_a_batch_depends_on_its_step_alone(genome, seed, steps, batch_size):
     windows = tile(genome, 90, 10)
@@ -202,7 +200,6 @@ def test_a_batch_depends_on_its_step_alone(genome, seed, steps, batch_size):
             assert (first == second).all()
 
 
-@settings(deadline=None, max_examples=200)
 @given(st.one_of(st.integers(1, 70), st.integers(1, 5000)), SEEDS, st.integers(0, 2**40))
 def test_permutation_is_a_bijection(n, seed, epoch):
     assert sorted(_nucel.permutation(n, seed, epoch).tolist()) == list(range(n))
@@ -257,7 +254,6 @@ def test_seeds_and_epochs_draw_different_rows(genome):
     assert (one.batch(0).start_bp != one.batch(1).start_bp).mean() > 0.9
 
 
-@settings(deadline=None, max_examples=80)
 @given(
     st.integers(1, 400), st.data(), SEEDS, st.one_of(st.just(0.0), st.floats(1e-6, 0.5)),
     st.sets(st.sampled_from(["f0c0", "f0c1", "f0c2"]), max_size=2),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nucel.genome import GenomeError
-from nucel.genome.sequences import InputOptions, read_sequences
+from nucel.genome.sequences import SequenceOptions, read_sequences
 from nucel.runtime.errors import InputError
 from nucel.tokenizers import nucleotide
 
@@ -59,10 +59,10 @@ def test_places_are_lines(tmp_path):
 @pytest.mark.parametrize(
     ("content", "options", "names"),
     [
-        ("name,sequence\na,AC\na,GT\n", InputOptions(), ["a", "a"]),
-        ("id,sequence\na,AC\nb,GT\n", InputOptions(), ["a", "b"]),
-        ("gene,id,sequence\nx,a,AC\ny,b,GT\n", InputOptions(name_column="gene"), ["x", "y"]),
-        ("dna\nAC\nGT\n", InputOptions(sequence_column="dna"), ["1", "2"]),
+        ("name,sequence\na,AC\na,GT\n", SequenceOptions(), ["a", "a"]),
+        ("id,sequence\na,AC\nb,GT\n", SequenceOptions(), ["a", "b"]),
+        ("gene,id,sequence\nx,a,AC\ny,b,GT\n", SequenceOptions(name_column="gene"), ["x", "y"]),
+        ("dna\nAC\nGT\n", SequenceOptions(sequence_column="dna"), ["1", "2"]),
     ],
 )
 def test_columns_are_chosen(tmp_path, content, options, names):
@@ -118,7 +118,7 @@ def test_a_damaged_gzip_table_is_refused(tmp_path):
 def test_a_missing_name_column_is_refused(tmp_path):
     path = write(tmp_path / "t.csv", TABLE)
     with pytest.raises(InputError, match="no column 'gene'"):
-        read_sequences(path, InputOptions(name_column="gene"))
+        read_sequences(path, SequenceOptions(name_column="gene"))
     with pytest.raises(InputError, match="no column 'score'; its first line has: 'sequence', 'label'"):
         read_sequences(path).column("score")
 
@@ -139,7 +139,7 @@ def test_fasta_is_read(tmp_path, name):
     found = read_sequences(write(tmp_path / name, FASTA))
     assert found.names == ["one", "two"] and texts(found) == ["ACGTAC", "NNAT"]
     assert found.where == ["record 'one'", "record 'two'"] and not found.columns
-    with pytest.raises(InputError, match="is not a CSV or TSV, so it has no columns; 'label' was asked for"):
+    with pytest.raises(InputError, match="is not a CSV, TSV or BED, so it has no columns; 'label' was asked for"):
         found.column("label")
 
 
@@ -165,7 +165,7 @@ def test_sequences_longer_than_a_context_are_refused(tmp_path):
 
 def read_bed(tmp_path, bed, name="r.bed"):
     genome = write(tmp_path / "g.fa", ">c1\nAACCGGTTAA\n>c2\nTTTTT\n")
-    return read_sequences(write(tmp_path / name, bed), InputOptions(genome=genome))
+    return read_sequences(write(tmp_path / name, bed), SequenceOptions(genome=genome))
 
 
 @pytest.mark.parametrize("name", ["r.bed", "r.bed.gz"])
@@ -199,4 +199,4 @@ def test_a_bed_file_and_its_genome_come_together(tmp_path):
         read_sequences(write(tmp_path / "r.bed", "c1\t0\t4\n"))
     fasta = write(tmp_path / "g.fa", FASTA)
     with pytest.raises(InputError, match="--genome is for BED files"):
-        read_sequences(fasta, InputOptions(genome=fasta))
+        read_sequences(fasta, SequenceOptions(genome=fasta))

@@ -10,6 +10,12 @@ from nucel.predict import PredictConfig
 from nucel.runtime.errors import ConfigError
 
 
+@pytest.mark.parametrize("batch_tokens", [-1, 0])
+def test_an_empty_batch_is_refused(batch_tokens):
+    with pytest.raises(ConfigError, match="batch_tokens must be at least 1"):
+        PredictConfig(model=Path("model"), input=Path("x.fa"), out=Path("y.tsv"), batch_tokens=batch_tokens)
+
+
 @pytest.mark.parametrize("context", [-5, 0, 1])
 def test_a_context_without_a_base_is_refused(context):
     with pytest.raises(ConfigError, match="context must be at least 2"):

@@ -19,6 +19,7 @@ from nucel.runtime.errors import HubError
 from nucel.tokenizers import nucleotide
 
 transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.interop
 
 CONFIG = EncoderConfig(layers=4, width=64, heads=2, intermediate=96, radius=8, init_std=0.08)
 SEQUENCES = ["ACGT" * 9, "TTGACNNA", "G", "ACGTACCATTTGCAGTATAAATTTGCC"]
@@ -93,7 +94,7 @@ def their_logits(directory, sequences):
 
 
 def our_logits(network, sequences):
-    batch = make_batch([nucleotide.encode(s) for s in sequences], range(len(sequences)), torch.device("cpu"))
+    batch = make_batch([nucleotide.encode(s) for s in sequences], torch.device("cpu"))
     with torch.no_grad():
         return network(batch.tokens, batch.lengths)
 

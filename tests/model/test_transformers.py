@@ -23,6 +23,7 @@ from nucel.runtime.errors import HubError
 from nucel.tokenizers import nucleotide
 
 transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.interop
 
 MODEL = ElectraConfig(
     generator=EncoderConfig(layers=4, width=64, heads=2, intermediate=96, radius=8, init_std=0.08),

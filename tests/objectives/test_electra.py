@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
@@ -29,7 +29,6 @@ def windows(batch, positions, seed=0, unknown=0.0):
     return tokens.to(torch.uint8)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 5), st.integers(2, 200), st.floats(0.01, 0.9), st.floats(0, 1), st.integers(0, 2**62), st.integers(0)
 )

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, log_loss, precision_score, recall_score, roc_auc_score
 
@@ -16,7 +16,6 @@ from nucel.pretraining.config import PRESETS
 from nucel.pretraining.meter import Meter
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(-5, 5), st.booleans(), st.integers(0, 3)), min_size=1, max_size=60))
 def test_ranking_figures_equal_scikit_learn_s_with_ties_and_weights(rows):
     scores, positive, weights = (torch.tensor(column) for column in zip(*rows, strict=True))

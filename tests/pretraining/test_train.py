@@ -113,6 +113,7 @@ def test_a_run_leaves_what_it_promises(run, tmp_path):
         assert torch.equal(tensor, newest["model." + name])
 
 
+@pytest.mark.interop
 def test_transformers_loads_a_run(run):
     transformers = pytest.importorskip("transformers")
     folder = Path(run()[1]["out"])

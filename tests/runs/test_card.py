@@ -16,6 +16,7 @@ from nucel.runtime import errors
 from nucel.train import main
 
 transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.interop
 huggingface_hub = pytest.importorskip("huggingface_hub")
 
 _SETTINGS = {

@@ -1,4 +1,4 @@
-"""The suite: its tasks, its contenders, going on where it stopped, and its table."""
+"""The suite: its tasks, its methods, going on where it stopped, and its table."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from nucel.model import hub
 from nucel.model.networks import Generator, initialize
 from nucel.runtime.errors import ConfigError, TrainingError
 from nucel.suite import main
-from nucel.suites import runner
+from nucel.suites import methods, runner
 from nucel.suites.results import markdown, published, summarize, tsv
-from nucel.tasks.task import find_tasks
+from nucel.tasks.folders import find_tasks
 
 pytest.importorskip("sklearn")
 
@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def run(folder, model, tmp_path, capsys, monkeypatch):
     """Calls main; returns the exit code, the summary or None, and what stood on stderr."""
-    monkeypatch.setattr(runner, "_CNN_FIT", runner.FitOptions(epochs=2, lr=1e-3, warmup_steps=0, decay="plateau"))
+    monkeypatch.setattr(methods, "_CNN_FIT", methods.FitOptions(epochs=2, lr=1e-3, warmup_steps=0, decay="plateau"))
 
     def call(*arguments, folders=(folder,), models=(f"pretrained={model}",), out=tmp_path / "out"):
         words = [*map(str, folders), "--out", str(out), *(["--models", *models] if models else []), *QUICK]
@@ -64,7 +64,7 @@ def results_of(out) -> dict[str, dict]:
     }
 
 
-def test_every_contender_is_trained_on_every_task_with_every_seed(run, model, tmp_path):
+def test_every_method_is_trained_on_every_task_with_every_seed(run, model, tmp_path):
     code, summary, _ = run(models=(f"pretrained={model}", f"mlm={model}/generator"))
     assert code == 0 and summary["tasks"] == 2 and summary["fits"] == 2 * 4 * 2
     found = results_of(tmp_path / "out")
@@ -126,7 +126,7 @@ def test_a_suite_that_died_goes_on(run, tmp_path, monkeypatch):
     [
         (("--lr", "1e-3"), r"fit.lr: the run has 0.005, given is 0.001"),
         (("--max-train", "20"), "task: the run has"),
-        (("--pooling", "mean"), "pooling: the run has cls, given is mean"),
+        (("--classifier-pooling", "mean"), "classifier_pooling: the run has cls, given is mean"),
     ],
 )
 def test_results_of_other_settings_are_refused(run, folder, tmp_path, arguments, message):
@@ -148,7 +148,7 @@ def test_results_of_another_model_are_refused(run, model, folder):
 def test_scratch_may_have_a_learning_rate_of_its_own(run, folder, tmp_path):
     assert run("--no-cnn", "--scratch-lr", "1e-2", folders=(folder / "tf" / "0",))[0] == 0
     found = results_of(tmp_path / "out")
-    rates = {result["contender"]: result["settings"]["fit"]["lr"] for result in found.values()}
+    rates = {result["method"]: result["settings"]["fit"]["lr"] for result in found.values()}
     assert rates == {"pretrained": 5e-3, "from scratch": 1e-2}
     assert {result["task"] for result in found.values()} == {"0"}
 
@@ -208,12 +208,12 @@ def test_tasks_are_found_by_their_tables(folder, tmp_path):
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 
-def result(task, contender, seed, mcc, **changes):
+def result(task, method, seed, mcc, **changes):
     figures = {"test_mcc": mcc, "test_auroc": 0.5, "seconds": 10.0, "steps": 30, "steps_per_s": 3.0}
-    sizes = {"train": 4000, "dev": 100, "test": 200, "leaked": 1, "leaked_reverse": 2}
-    settings = {"fit": {"lr": 1e-3, "epochs": 3, "batch_size": 32}, "dtype": "float32"}
+    sizes = {"train": 4000, "dev": 100, "test": 200, "leaked": 1, "leaked_reverse": 2, "leaked_dev": 0}
+    settings = {"fit": {"lr": 1e-3, "epochs": 3, "batch_size": 32}, "dtype": "fp32"}
     return {
-        "task": task, "contender": contender, "seed": seed, "kind": "classification", "parameters": 2_000_000,
+        "task": task, "method": method, "seed": seed, "kind": "classification", "parameters": 2_000_000,
         "device": "cpu", **figures, **sizes, "settings": settings, **changes,
     }  # fmt: skip
 
@@ -231,14 +231,14 @@ def test_the_table_shows_means_deviations_and_the_best():
     assert second.startswith("| virus/covid | 4,000 / 100 / 200 | 1 + 2 | 0.200 | **0.400** | 0.703 (CVC, f1) |")
     assert "| mean |  |  | 0.400 | 0.375 |" in table
     assert "over 1 to 2 seed(s)" in table and "NucEL paper, Table 1" in table
-    assert "| a | 2.00 M | 0.001 | 3 | 32 | 30 | 10 | cpu float32 |" in table
+    assert "| a | 2.00 M | 0.001 | 3 | 32 | 30 | 10 | cpu fp32 |" in table
     expected = (
         "- a against b: the higher mean on 1 of 2 tasks; every seed above every seed of the other on 1, below on 1;"
     )
     assert expected in table and "mean difference +0.025." in table
 
 
-def test_contenders_stand_in_the_order_they_are_given():
+def test_methods_stand_in_the_order_they_are_given():
     for order in (["a", "b"], ["b", "a"]):
         assert f"| leaked | {order[0]} | {order[1]} |" in markdown(summarize(RESULTS, order))
 

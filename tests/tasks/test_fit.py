@@ -48,13 +48,13 @@ def state(module) -> dict[str, torch.Tensor]:
 
 def test_a_network_learns_and_keeps_its_best_weights():
     learner, whole = network(), task()
-    fitted = fit(learner, whole, replace(QUICK, evaluate_every=4), 0, CPU)
+    fitted = fit(learner, whole, replace(QUICK, validate_every=4), 0, CPU)
     assert [e.step for e in fitted.history] == [4, 8, 12, 16, 20, 21]
     assert fitted.best.dev_loss == min(e.dev_loss for e in fitted.history) < 0.6
-    outcome = evaluate(learner, whole, whole.dev, CPU, QUICK.average_reverse_complement)
-    expected = -np.log(outcome.outputs[np.arange(60), whole.dev.targets]).mean()
+    predictions = evaluate(learner, whole, whole.dev, CPU, QUICK.average_reverse_complement)
+    expected = -np.log(predictions.outputs[np.arange(60), whole.dev.targets]).mean()
     assert expected == pytest.approx(fitted.best.dev_loss, rel=1e-5)
-    assert evaluate(learner, whole, whole.test, CPU, QUICK.average_reverse_complement).figures["mcc"] > 0.5
+    assert evaluate(learner, whole, whole.test, CPU, QUICK.average_reverse_complement).metrics["mcc"] > 0.5
     assert not learner.training
 
 
@@ -94,10 +94,10 @@ def test_numbers_are_predicted_in_the_table_s_units():
     numbers = Task(None, *map(split, rows), 0, 0)
     learner = network(labels=None)
     fitted = fit(learner, numbers, QUICK, 0, CPU)
-    found = evaluate(learner, numbers, numbers.dev, CPU, QUICK.average_reverse_complement)
-    error = ((found.outputs[:, 0] - numbers.dev.targets) / numbers.train.targets.std()) ** 2
+    predictions = evaluate(learner, numbers, numbers.dev, CPU, QUICK.average_reverse_complement)
+    error = ((predictions.outputs[:, 0] - numbers.dev.targets) / numbers.train.targets.std()) ** 2
     assert error.mean() == pytest.approx(fitted.best.dev_loss, rel=1e-3)
-    assert found.figures["pearson"] > 0.5 and 900 < found.outputs.mean() < 1100
+    assert predictions.metrics["pearson"] > 0.5 and 900 < predictions.outputs.mean() < 1100
 
 
 def test_averaging_strands_makes_them_alike():

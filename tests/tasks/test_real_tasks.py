@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-import pytest
+from support.data import DATA, real
 
 from benchmarks.experiments.finetune_data import split_splice, write_unlabelled
 from nucel.genome.fasta import Genome
-from nucel.tasks.task import find_tasks, read_task
+from nucel.tasks.folders import find_tasks
+from nucel.tasks.task import read_task
 from nucel.tokenizers import nucleotide
 
-DATA = Path(os.environ.get("NUCEL_DATA", Path(__file__).parents[2] / "../shared/data"))
-pytestmark = pytest.mark.skipif(not (DATA / "gue").is_dir(), reason=f"no tasks in {DATA} (set NUCEL_DATA)")
+pytestmark = real("gue")
 
 
 def test_gue_is_read_and_its_leaks_are_counted():
@@ -21,7 +18,14 @@ def test_gue_is_read_and_its_leaks_are_counted():
     tasks = {name: read_task(*paths) for name, paths in find_tasks((DATA / "gue",)).items()}
     assert {"tf/0", "tf/1", "tf/2", "mouse/0", "mouse/2", "prom/prom_core_all"} <= tasks.keys()
     assert all(task.labels == ("0", "1") for task in tasks.values())
-    assert tasks["tf/0"].sizes() == {"train": 32378, "dev": 1000, "test": 1000, "leaked": 0, "leaked_reverse": 0}
+    assert tasks["tf/0"].sizes() == {
+        "train": 32378,
+        "dev": 1000,
+        "test": 1000,
+        "leaked": 0,
+        "leaked_reverse": 0,
+        "leaked_dev": 1,
+    }
     core = tasks["prom/prom_core_all"]
     train, test = ({tokens.tobytes() for tokens in s.sequences.tokens} for s in (core.train, core.test))
     assert core.leaked == 43 and len(train & test) == 42

@@ -15,10 +15,14 @@ import nucel
 from nucel.finetune import main as finetune_main
 from nucel.model import hub
 from nucel.predict import main as predict_main
+from nucel.runtime.device import Precision
 from nucel.tasks import plots
+from nucel.tasks.predictions import raw_outputs, tiled_outputs
+from nucel.tokenizers import nucleotide
 
 pytest.importorskip("sklearn")
 
+CPU = Precision(torch.device("cpu"), torch.float32)
 QUICK = ("--epochs", "4", "--lr", "5e-3", "--warmup-steps", "5")
 
 
@@ -88,7 +92,7 @@ def test_results_are_where_the_docstring_says(finished):
     assert sorted(path.name for path in out.iterdir()) == ["model", "result.json", "seed-0", "seed-1", "test.png"]
     assert (out / "test.png").read_bytes().startswith(b"\x89PNG")
     result = json.loads((out / "result.json").read_text())
-    assert result["test_mcc"] == summary["test_mcc"] and result["settings"]["lr"] == 5e-3
+    assert result["test_mcc"] == summary["test_mcc"] and result["settings"]["fit"]["lr"] == 5e-3
     assert result["labels"] == ["0", "1"] and result["command"].startswith("python -m nucel.finetune")
     history = rows_of(out / "seed-0" / "history.tsv")
     assert [int(line["step"]) for line in history] == [10, 20, 30, 40]
@@ -119,7 +123,7 @@ def test_the_model_is_that_of_the_best_seed_and_predicts_the_same(run, finished,
 
     fasta = tmp_path / "s.fa"
     fasta.write_text("".join(f">s{i}\n{text}\n" for i, (text, _) in enumerate(planted_rows(120, 2))))
-    code, found, _ = run(predict_main, out / "model", fasta, "--out", tmp_path / "f.tsv", "--batch-size", 7)
+    code, found, _ = run(predict_main, out / "model", fasta, "--out", tmp_path / "f.tsv", "--batch-tokens", 300)
     assert code == 0 and "mcc" not in found
     by_fasta = rows_of(tmp_path / "f.tsv")
     assert list(by_fasta[0]) == ["name", "predicted", "p_0", "p_1"] and by_fasta[5]["name"] == "s5"
@@ -127,6 +131,57 @@ def test_the_model_is_that_of_the_best_seed_and_predicts_the_same(run, finished,
     np.testing.assert_allclose([float(row["p_1"]) for row in by_fasta], expected, atol=2e-6)
 
 
+def test_the_directory_of_a_fine_tuning_predicts(run, finished, task, tmp_path):
+    """What a user tries first is the --out of the command before."""
+    for name, model in (("one", finished[0]), ("two", finished[0] / "model")):
+        assert run(predict_main, model, task["test"], "--out", tmp_path / name)[0] == 0
+    assert (tmp_path / "one").read_text() == (tmp_path / "two").read_text()
+
+
+def test_sequences_longer_than_the_context_are_predicted_by_tiles(run, finished, tmp_path):
+    table = write_table(tmp_path / "long.csv", [(text * 2, 0) for text, _ in planted_rows(5, 2)])
+    words = (finished[0], table, "--out", tmp_path / "long.tsv", "--context", 41)
+    code, _, stderr = run(predict_main, *words)
+    assert code == 0 and "5 sequences are longer than the 40 bases of the context" in stderr
+
+
+def test_tiles_count_by_the_bases_that_they_answer_for():
+    """Of 80 bases with a quarter shared at least, the tiles [0, 40), [20, 60) and [40, 80) keep 30, 20 and 30."""
+    network = tiny_classifier()
+    tokens = [nucleotide.encode((text * 3)[:80]) for text, _ in planted_rows(6, 2)]
+    parts = [raw_outputs(network, [t[a : a + 40] for t in tokens], CPU, both_strands=False) for a in (0, 20, 40)]
+    expected = (30 * parts[0] + 20 * parts[1] + 30 * parts[2]) / 80
+    found = tiled_outputs(network, tokens, 40, CPU, both_strands=False)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    whole = tiled_outputs(network, tokens, 80, CPU, both_strands=False)
+    np.testing.assert_allclose(whole, raw_outputs(network, tokens, CPU, both_strands=False), rtol=1e-5, atol=1e-6)
+
+
+def test_predictions_of_regions_keep_their_place(run, finished, tmp_path):
+    (tmp_path / "g.fa").write_text(">chr1\n" + "ACGTTGCA" * 10 + "\n")
+    (tmp_path / "r.bed").write_text("chr1\t3\t40\tsame\t0\t-\nchr1\t8\t48\tsame\n")
+    words = (finished[0], tmp_path / "r.bed", "--genome", tmp_path / "g.fa", "--out", tmp_path / "p.tsv")
+    assert run(predict_main, *words)[0] == 0
+    rows = [list(row.values())[:5] for row in rows_of(tmp_path / "p.tsv")]
+    assert rows == [["same", "chr1", "3", "40", "-"], ["same", "chr1", "8", "48", "+"]]
+
+
+def test_fasta_files_are_fine_tuned_on_with_a_split(run, model, tmp_path):
+    rows = planted_rows(120, 0)
+    for label in (0, 1):
+        (tmp_path / f"{label}.fa").write_text("".join(f">s\n{text}\n" for text, y in rows if y == label))
+    classes = (f"no={tmp_path}/0.fa", f"yes={tmp_path}/1.fa")
+    words = (*QUICK, "--warmup-steps", 50, "--split", "60,20,20", "--seeds", 0, "--out", tmp_path / "out")
+    code, summary, stderr = run(finetune_main, model, "--train", *classes, *words)
+    assert code == 0 and (summary["train"], summary["dev"], summary["test"]) == (72, 24, 24)
+    assert "the warm-up of 50 steps is not over after the 12 steps of the training" in stderr
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["labels"] == ["no", "yes"] and result["versions"]["nucel"] == nucel.__version__
+    code, _, stderr = run(finetune_main, model, "--train", *classes, "--dev", *classes, "--out", tmp_path / "o")
+    assert code == 2 and "give --dev and --test, or --split 80,10,10" in stderr
+
+
+@pytest.mark.interop
 def test_transformers_predicts_the_same(finished, task):
     transformers = pytest.importorskip("transformers")
     out, summary = finished
@@ -156,7 +211,7 @@ def test_weights_begin_where_the_model_ended_unless_from_scratch(finetune, model
 
 
 def test_options_reach_the_model(finetune, tmp_path):
-    code, _, _ = finetune("--pooling", "mean", "--head", "dense", "--context", 200, "--epochs", 1)
+    code, _, _ = finetune("--classifier-pooling", "mean", "--head", "dense", "--context", 200, "--epochs", 1)
     assert code == 0
     config = json.loads((tmp_path / "out" / "model" / "config.json").read_text())
     assert config["classifier_pooling"] == "mean" and config["classifier_activation"] == "gelu"
@@ -234,7 +289,7 @@ def test_a_loss_that_explodes_is_reported(finetune):
     [
         (("--label-column", "label"), "line 2: label '9' is not one of the trained classes: a, b, c"),
         (("--label-column", "truth"), "has no column 'truth'"),
-        (("--context", 5), "line 2: 8 bases are more than the context of 5 tokens"),
+        (("--context", 5, "--long", "refuse"), "line 2: 8 bases are more than the context of 5 tokens"),
     ],
 )
 def test_predictions_that_cannot_be_made_leave_no_file(run, tmp_path, arguments, message):
