@@ -55,8 +55,8 @@ class ScanConfig:
     compute: OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
 
-def scan_genome(config: ScanConfig) -> dict[str, Any] | None:
-    """Carry out the command; returns its summary, on the first rank.
+def scan_genome(config: ScanConfig) -> cli.Result | None:
+    """Carry out the command; returns its summary and report, on the first rank.
 
     Raises:
         ConfigError, GenomeError, HubError, CheckpointError, OSError: bad input, or parts of another scan.
@@ -100,8 +100,7 @@ def scan_genome(config: ScanConfig) -> dict[str, Any] | None:
         seconds = time.perf_counter() - started
         summary = _merge(config, genome, parts, folder, chosen)
         strands = 1 + config.options.average_reverse_complement
-        return {
-            **summary,
+        summary |= {
             "seconds": round(seconds, 3),
             "bases_per_s": round(total / seconds, 1),
             "tokens_per_s": round(strands * _tokens(config, genome, [parts[i] for i in missing], context) / seconds, 1),
@@ -109,6 +108,18 @@ def scan_genome(config: ScanConfig) -> dict[str, Any] | None:
             "out": str(config.out),
             **({} if config.bed is None else {"bed": str(config.bed)}),
         }
+        return cli.Result(summary, _report(summary))
+
+
+def _report(summary: dict[str, Any]) -> tuple[str, ...]:
+    """Three lines for people."""
+    mean = "" if summary["mean_surprise"] is None else f": a surprise of {summary['mean_surprise']:.4f} nats on average"
+    bed = f"; {summary['anomalies']:,} runs that stand out are in {summary['bed']}" if "bed" in summary else ""
+    return (
+        f"Read {summary['bases']:,} known bases{mean}.",
+        f"The track is {summary['out']}{bed}.",
+        "Next: open the track in a genome browser, beside the same genome",
+    )
 
 
 def _discriminator(networks: Networks) -> Discriminator:
