@@ -38,6 +38,7 @@ from .hub_config import (
     encoder_config,
     labels_of,
     one_of,
+    value_of,
 )
 from .hub_files import WEIGHTS, Stored, existing, read_header, read_json, read_weights, warn_not_finite
 from .hub_tokenizer import require_alphabet, tokenizer_config_json, tokenizer_json
@@ -146,6 +147,18 @@ def weights_for(
     return state
 
 
+def read_architectures(directory: Path) -> tuple[str, ...]:
+    """The classes of transformers that a model directory was written for.
+
+    Raises:
+        HubError: no such directory, or its config.json cannot be read.
+    """
+    settings = existing(directory, "config.json")
+    config = read_json(settings)
+    with _naming(settings):
+        return architectures_of(config)
+
+
 def load(path: str | os.PathLike[str]) -> Encoder:
     """The encoder of a run directory (its discriminator's, or its masked LM's) or of a ModernBERT model directory.
 
@@ -173,14 +186,9 @@ def load(path: str | os.PathLike[str]) -> Encoder:
             f"{directory / WEIGHTS} holds no encoder: none of its tensors is {_EMBEDDING} "
             f"under one of the prefixes {', '.join(repr(p) for p in PREFIXES)}"
         )
-    within = tuple(prefix + part for part in ("embeddings.", "layers.", "final_norm."))
-    names = [name for name in header if name.startswith(within)]
-    _require_sizes(sizes, prefix, header, directory / WEIGHTS)
-    with torch.device("meta"):
-        encoder = Encoder(sizes, context)
-    _require_match(encoder, {name.removeprefix(prefix): header[name] for name in names}, directory / WEIGHTS)
+    encoder = _empty_encoder(sizes, context, prefix, header, directory / WEIGHTS)
     state = read_weights(directory)
-    state = {name.removeprefix(prefix): state[name] for name in names}
+    state = {name: state[prefix + name] for name in encoder.state_dict()}
     warn_not_finite(state, directory)
     return _filled(encoder, state)
 
@@ -219,6 +227,21 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
     state = read_weights(directory)
     warn_not_finite(state, directory)
     return _filled(network, state)
+
+
+def _empty_encoder(sizes: EncoderConfig, context: int, prefix: str, header: dict[str, Stored], source: Path) -> Encoder:
+    """An encoder of meta tensors, which take no memory.
+
+    Raises:
+        HubError: the header has other tensors under the prefix.
+    """
+    _require_sizes(sizes, prefix, header, source)
+    with torch.device("meta"):
+        encoder = Encoder(sizes, context)
+    within = tuple(prefix + part for part in ("embeddings.", "layers.", "final_norm."))
+    own = {name.removeprefix(prefix): stored for name, stored in header.items() if name.startswith(within)}
+    _require_match(encoder, own, source)
+    return encoder
 
 
 @contextlib.contextmanager

@@ -106,7 +106,14 @@ def value_of(config: Mapping, key: str, kind: type, default: Any = None) -> Any:
     return value
 
 
-_KINDS = {int: "a whole number", float: "a number", str: "a string", dict: "an object", list: "a list"}
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    bool: "true or false",
+    dict: "an object",
+    list: "a list",
+}
 _LARGEST = 2**31
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 

@@ -116,11 +116,11 @@ def first_not_finite(state: dict[str, Tensor]) -> str | None:
     return next((name for name, tensor in state.items() if not tensor.isfinite().all()), None)
 
 
-def warn_not_finite(state: dict[str, Tensor], directory: Path) -> None:
-    """Warn once, in the name of whoever called our caller, where weights hold inf or nan."""
+def warn_not_finite(state: dict[str, Tensor], directory: Path, level: int = 3) -> None:
+    """Warn once where weights hold inf or nan, in the name of whoever called our caller (level 3), or its caller."""
     if name := first_not_finite(state):
         warnings.warn(
             f"{directory / WEIGHTS} holds values that are not finite, for example in {name}: what is computed from "
             "them means nothing. Take an earlier checkpoint, or train again with a lower learning rate",
-            stacklevel=3,
+            stacklevel=level,
         )

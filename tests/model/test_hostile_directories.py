@@ -15,20 +15,28 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from support.tiny import save_tiny_model, tiny_classifier
+from support.tiny import TINY, save_tiny_model, tiny_classifier
 
 import nucel
 from nucel.model import hub
+from nucel.model.networks import Generator
 from nucel.runtime.errors import HubError
 from nucel.tokenizers import nucleotide
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, Path]:
-    """An encoder's and a classifier's directory."""
+    """For each function that loads one, a directory."""
     folder = tmp_path_factory.mktemp("models")
     hub.save(tiny_classifier(), folder / "classifier")
-    return {"load": save_tiny_model(folder / "encoder"), "load_classifier": folder / "classifier"}
+    hub.save(Generator(TINY), folder / "generator")
+    encoder = save_tiny_model(folder / "encoder")
+    return {
+        "load": encoder,
+        "load_discriminator": encoder,
+        "load_generator": folder / "generator",
+        "load_classifier": folder / "classifier",
+    }
 
 
 @pytest.fixture
@@ -195,7 +203,7 @@ VALUES = st.recursive(
 REMOVED = object()
 
 
-@pytest.mark.parametrize("function", ["load", "load_classifier"])
+@pytest.mark.parametrize("function", ["load", "load_classifier", "load_discriminator", "load_generator"])
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
 def test_any_value_at_any_key_gives_a_network_or_one_error(models, tmp_path, name, function):
     original = json.loads((models[function] / name).read_text())
@@ -208,7 +216,7 @@ def test_any_value_at_any_key_gives_a_network_or_one_error(models, tmp_path, nam
         content = {key: value for key, value in content.items() if value is not REMOVED}
         (folder / name).write_text(json.dumps(content))
         with little_effort(), contextlib.suppress(HubError):
-            assert isinstance(getattr(nucel, function)(folder), torch.nn.Module)
+            assert isinstance(getattr(hub, function)(folder), torch.nn.Module)
 
     folder = shutil.copytree(models[function], tmp_path / "model")
     attempt()
@@ -217,17 +225,25 @@ def test_any_value_at_any_key_gives_a_network_or_one_error(models, tmp_path, nam
 # ---- weights that are not finite -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("function", "value"), [("load", torch.nan), ("load_classifier", torch.inf)])
+@pytest.mark.parametrize(
+    ("function", "value"),
+    [
+        ("load", torch.nan),
+        ("load_classifier", torch.inf),
+        ("load_generator", torch.nan),
+        ("load_discriminator", -torch.inf),
+    ],
+)
 def test_weights_that_are_not_finite_load_with_one_warning_that_names_them(models, tmp_path, function, value):
     folder = shutil.copytree(models[function], tmp_path / "model")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        getattr(nucel, function)(folder)
+        getattr(hub, function)(folder)
     state = load_file(folder / "model.safetensors")
     for name in ("model.layers.1.mlp.Wi.weight", "model.final_norm.weight"):
         state[name].view(-1)[3] = value
     save_file(state, folder / "model.safetensors")
     with pytest.warns(UserWarning, match="are not finite, for example in") as given:
-        getattr(nucel, function)(folder)
+        getattr(hub, function)(folder)
     assert len(given) == 1 and given[0].filename == __file__ and str(folder) in str(given[0].message)
     assert "mlp.Wi.weight" in str(given[0].message) or "final_norm.weight" in str(given[0].message)

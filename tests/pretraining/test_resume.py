@@ -47,7 +47,7 @@ def test_the_run_alone_is_enough(start, tmp_path, genome, monkeypatch):
     (tmp_path / "drop.bed").write_text("contig\t100\t200\n")
     monkeypatch.chdir(tmp_path)
     words = ("--steps", 6, "--genome", "genome.fa", "--drop-bed", "drop.bed", "--hold-out-fraction", 0.2, "--keep", 5,
-             "--no-reverse-complement", "--contigs", "cont*", "--validation-windows", 7)  # fmt: skip
+             "--no-augment-reverse-complement", "--contigs", "cont*", "--validation-windows", 7)  # fmt: skip
     whole = start("whole", *words)
     parts = start("parts", *words, "--stop-after", 3)
     (tmp_path / "elsewhere").mkdir()

@@ -13,7 +13,7 @@ import pytest
 from support.tiny import save_tiny_model, tiny_classifier
 from support.tiny_run import MODEL, write_genome
 
-from nucel import plot, predict, train
+from nucel import plot, predict, scan, train
 from nucel.embed import __main__ as embed
 from nucel.genome import __main__ as genome
 from nucel.model import hub
@@ -21,7 +21,7 @@ from nucel.objectives.electra import Electra
 from nucel.objectives.metrics import composition_cross_entropy
 from nucel.objectives.mlm import MaskedLM
 
-VERBS = {"train": train, "embed": embed, "predict": predict, "plot": plot, "genome": genome}
+VERBS = {"train": train, "embed": embed, "predict": predict, "plot": plot, "genome": genome, "scan": scan}
 
 
 @pytest.fixture
@@ -122,6 +122,17 @@ def test_predictions_say_how_good_they_are_where_labels_tell(ended, tmp_path, se
     lines, summary = ended("predict", *words, "--label-column", "label")
     assert f"against label: mcc {summary['mcc']:.4f}" in lines[0]
     assert command(lines[2])[:4] == ["python", "-m", "nucel.predict", str(tmp_path / "model")]
+
+
+def test_a_scan_says_where_its_track_is(ended, tmp_path):
+    pytest.importorskip("pyBigWig")
+    model, fasta = save_tiny_model(tmp_path / "model"), write_genome(tmp_path / "a.fa")
+    words = (model, "--genome", fasta, "--out", tmp_path / "a.bw", "--device", "cpu")
+    lines, summary = ended("scan", *words, "--bed", tmp_path / "a.bed")
+    assert f"Read 6,000 known bases: a surprise of {summary['mean_surprise']:.4f} nats" in lines[0]
+    assert str(tmp_path / "a.bw") in lines[1] and str(tmp_path / "a.bed") in lines[1]
+    lines, _ = ended("scan", *words)
+    assert "stand out" not in lines[1]
 
 
 def test_a_picture_and_a_survey_name_the_command_that_follows(ended, tmp_path):
