@@ -98,10 +98,9 @@ def scan_genome(config: ScanConfig) -> cli.Result | None:
         if not ranks.is_main:
             return None
         seconds = time.perf_counter() - started
-        merged = _merge(config, genome, parts, folder, chosen)
+        summary = _merge(config, genome, parts, folder, chosen)
         strands = 1 + config.options.average_reverse_complement
-        summary = {
-            **merged,
+        summary |= {
             "seconds": round(seconds, 3),
             "bases_per_s": round(total / seconds, 1),
             "tokens_per_s": round(strands * _tokens(config, genome, [parts[i] for i in missing], context) / seconds, 1),
@@ -109,17 +108,17 @@ def scan_genome(config: ScanConfig) -> cli.Result | None:
             "out": str(config.out),
             **({} if config.bed is None else {"bed": str(config.bed)}),
         }
-        return cli.Result(summary, _report(config, summary))
+        return cli.Result(summary, _report(summary))
 
 
-def _report(config: ScanConfig, summary: dict[str, Any]) -> tuple[str, ...]:
+def _report(summary: dict[str, Any]) -> tuple[str, ...]:
     """Three lines for people."""
-    stand_out = f"; {summary['anomalies']} runs stand out, see {config.bed}" if config.bed else ""
-    mean = "none is known" if summary["mean_surprise"] is None else f"mean surprise {summary['mean_surprise']:.4f} nats"
+    mean = "" if summary["mean_surprise"] is None else f": a surprise of {summary['mean_surprise']:.4f} nats on average"
+    bed = f"; {summary['anomalies']:,} runs that stand out are in {summary['bed']}" if "bed" in summary else ""
     return (
-        f"Read {summary['bases']:,} bases, {mean}{stand_out}.",
-        f"The track is {config.out}.",
-        f"Next: open it in a genome browser beside {config.genome[0]}",
+        f"Read {summary['bases']:,} known bases{mean}.",
+        f"The track is {summary['out']}{bed}.",
+        "Next: open the track in a genome browser, beside the same genome",
     )
 
 

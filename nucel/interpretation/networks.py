@@ -22,8 +22,6 @@ from torch import nn
 from ..model import hub
 from ..model.config import ElectraConfig
 from ..model.encoder import Encoder
-from ..model.hub_config import architectures_of
-from ..model.hub_files import existing, read_json
 from ..model.networks import Discriminator, Generator, initialize
 from ..objectives.electra import Electra
 from ..runs.directory import RunDirectory
@@ -163,11 +161,7 @@ def load_networks(path: str | os.PathLike[str]) -> Networks:
     if len(parts) == 2:
         return Networks.of(load_pair(directory), str(path), fingerprint=_fingerprint(*parts))
     folder = next((f for f in (directory / "masked_lm", *parts) if f.is_dir()), directory)
-    settings = existing(folder, "config.json")
-    try:
-        architectures = architectures_of(read_json(settings))
-    except HubError as error:
-        raise HubError(f"{settings}: {error}") from None
+    architectures = hub.read_architectures(folder)
     load = {MASKED_LM: hub.load_generator, TOKEN_CLASSIFICATION: hub.load_discriminator}
     network = next((load[name](folder) for name in architectures if name in load), None)
     return Networks.of(network or hub.load(folder), str(path), fingerprint=_fingerprint(folder))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -268,11 +268,11 @@ def load_generator(path: str | os.PathLike[str]) -> Generator:
     Raises:
         HubError: no such directory, another network or alphabet, missing or damaged weights.
     """
-
-    def build(config: dict[str, Any], sizes: EncoderConfig) -> Generator:
-        return Generator(sizes, config.get("tie_word_embeddings", True) is not False, context_of(config))
-
-    return _with_weights(Path(path), build)
+    directory = Path(path)
+    config, sizes, context = _read_settings(directory)
+    with _naming(directory / "config.json"):
+        tied = value_of(config, "tie_word_embeddings", bool, True)
+    return _with_weights(Generator(sizes, tied, context), directory)
 
 
 def load_discriminator(path: str | os.PathLike[str]) -> Discriminator:
@@ -281,23 +281,28 @@ def load_discriminator(path: str | os.PathLike[str]) -> Discriminator:
     Raises:
         HubError: no such directory, another network or alphabet, missing or damaged weights.
     """
-
-    def build(config: dict[str, Any], sizes: EncoderConfig) -> Discriminator:
-        return Discriminator(sizes, context_of(config))
-
-    return _with_weights(Path(path), build)
+    directory = Path(path)
+    _, sizes, context = _read_settings(directory)
+    return _with_weights(Discriminator(sizes, context), directory)
 
 
-def _with_weights(directory: Path, build: Callable[[dict[str, Any], EncoderConfig], _Module]) -> _Module:
-    """The network that a directory's config describes, with the directory's weights; sizes are compared first."""
+def _read_settings(directory: Path) -> tuple[dict[str, Any], EncoderConfig, int]:
+    """What config.json says, once the encoder in the weights was seen to be of these sizes."""
     settings = existing(directory, "config.json")
     config = read_json(settings)
     with _naming(settings):
-        sizes = encoder_config(config)
+        sizes, context = encoder_config(config), context_of(config)
     require_alphabet(directory)
-    _require_sizes(sizes, "model.", read_header(directory), directory / WEIGHTS)
-    with _naming(settings), torch.device("meta"):
-        network = build(config, sizes)
+    _empty_encoder(sizes, context, "model.", read_header(directory), directory / WEIGHTS)
+    return config, sizes, context
+
+
+_Pair = TypeVar("_Pair", Generator, Discriminator)
+
+
+def _with_weights(network: _Pair, directory: Path) -> _Pair:
+    """The network with the directory's weights, ready for inference."""
     state = weights_for(network, directory)
-    warn_not_finite(state, directory)
-    return _filled(network, state)
+    warn_not_finite(state, directory, level=4)
+    network.load_state_dict(state)
+    return network.eval()

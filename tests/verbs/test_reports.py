@@ -10,10 +10,10 @@ import shlex
 from pathlib import Path
 
 import pytest
-from support.tiny import save_tiny_model, tiny_classifier
+from support.tiny import save_tiny_model, tiny_classifier, write_task
 from support.tiny_run import MODEL, write_genome
 
-from nucel import plot, predict, scan, train
+from nucel import finetune, plot, predict, scan, suite, train
 from nucel.embed import __main__ as embed
 from nucel.genome import __main__ as genome
 from nucel.model import hub
@@ -21,7 +21,10 @@ from nucel.objectives.electra import Electra
 from nucel.objectives.metrics import composition_cross_entropy
 from nucel.objectives.mlm import MaskedLM
 
-VERBS = {"train": train, "embed": embed, "predict": predict, "plot": plot, "genome": genome, "scan": scan}
+VERBS = {"train": train, "embed": embed, "predict": predict, "plot": plot, "genome": genome, "scan": scan} | {
+    "finetune": finetune,
+    "suite": suite,
+}
 
 
 @pytest.fixture
@@ -148,3 +151,23 @@ def test_a_picture_and_a_survey_name_the_command_that_follows(ended, tmp_path):
     lines, _ = ended("plot", run)
     assert f"The picture is {run / 'loss.png'}." == lines[1]
     assert command(lines[2])[:4] == ["python", "-m", "nucel.plot", str(run)] and "tokens" in lines[2]
+
+
+def test_fine_tuning_says_whether_it_beat_a_constant_guess(ended, tmp_path):
+    model = save_tiny_model(tmp_path / "model", seed=5)
+    tables = [word for part, path in write_task(tmp_path / "task").items() for word in (f"--{part}", path)]
+    words = (*tables, "--seeds", 0, 1, "--lr", "5e-3", "--warmup-steps", 5)
+    lines, summary = ended("finetune", model, *words, "--epochs", 4, "--out", tmp_path / "a")
+    mean, spread = summary["test_mcc"], summary["test_mcc_sd"]
+    assert lines[0] == f"MCC {mean:.3f} ± {spread:.3f} over 2 seeds on the test table, above a constant guess (0)."
+    lines, summary = ended("finetune", model, *words, "--epochs", 1, "--lr", "1e-12", "--out", tmp_path / "b")
+    assert "no better than a constant guess (0); try a larger --lr" in lines[0]
+    assert command(lines[2])[:5] == ["python", "-m", "nucel.predict", str(tmp_path / "b"), "SEQUENCES.fa"]
+
+
+def test_a_suite_says_where_its_table_is(ended, tmp_path):
+    model = save_tiny_model(tmp_path / "model", seed=5)
+    write_task(tmp_path / "tasks" / "one", train=32, dev=8, test=16)
+    words = ("--models", f"tiny={model}", "--no-cnn", "--no-scratch", "--epochs", 1, "--seeds", 0)
+    lines, _ = ended("suite", tmp_path / "tasks", "--out", tmp_path / "out", *words)
+    assert lines[0].startswith("1 fits on 1 tasks done") and str(tmp_path / "out" / "table.md") in lines[1]
