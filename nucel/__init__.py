@@ -2,7 +2,7 @@
 
 from .embed import embed  # the function hides the verb's package, which `python -m nucel.embed` finds all the same
 from .genome import Genome, Windows, WindowSampler
-from .genome.sequences import read_sequences
+from .genome.sequences import SequenceOptions, read_sequences
 from .inference.attention import attention_weights
 from .inference.embedding import embed_positions
 from .interpretation.networks import load_pair
@@ -20,6 +20,7 @@ from .runtime.errors import (
     TrainingError,
 )
 from .runtime.version import __version__
+from .tasks.task import Task, read_task
 from .tokenizers.nucleotide import decode, encode
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "HubError",
     "InputError",
     "NucelError",
+    "SequenceOptions",
+    "Task",
     "TrainingError",
     "WindowSampler",
     "Windows",
@@ -46,4 +49,5 @@ __all__ = [
     "load_classifier",
     "load_pair",
     "read_sequences",
+    "read_task",
 ]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,9 +138,11 @@ class Networks:
         for network in (discriminator, generator):
             if network is not None:
                 initialize(network, draws)
-        holder = discriminator or generator
-        if holder is None:  # a bare encoder
-            holder = Discriminator(self.encoder.config, self.context)
+        holder: Discriminator | Generator | None = discriminator or generator
+        if holder is None:
+            if self.encoder is None:
+                raise HubError(f"{self.name} holds no network")
+            holder = Discriminator(self.encoder.config, self.context)  # of a bare encoder
             initialize(holder, draws)
         for network in (holder, generator):
             if network is not None:
@@ -162,7 +165,9 @@ def load_networks(path: str | os.PathLike[str]) -> Networks:
         return Networks.of(load_pair(directory), str(path), fingerprint=_fingerprint(*parts))
     folder = next((f for f in (directory / "masked_lm", *parts) if f.is_dir()), directory)
     architectures = hub.read_architectures(folder)
-    load = {MASKED_LM: hub.load_generator, TOKEN_CLASSIFICATION: hub.load_discriminator}
+    load: dict[str, Callable[[Path], Any]] = {
+        MASKED_LM: hub.load_generator, TOKEN_CLASSIFICATION: hub.load_discriminator,
+    }  # fmt: skip
     network = next((load[name](folder) for name in architectures if name in load), None)
     return Networks.of(network or hub.load(folder), str(path), fingerprint=_fingerprint(folder))
 

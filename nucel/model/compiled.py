@@ -7,7 +7,7 @@ compiles three of them (first, local, global), and gradients are ready block by 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ _RECOMPILE_LIMIT = 64
 """Every shape, dtype and gradient mode in which a process ever uses blocks counts against this limit of torch's."""
 
 
-def _compile(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable:
+def _compile(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
     """Inductor, told to recompute norms and GeGLU in the backward pass even where a product reads them.
 
     They follow from what is kept anyway: the residual stream and the products' outputs. No product is done twice.

@@ -85,13 +85,13 @@ def config_json(network: Network) -> dict:
     }
 
 
-def value_of(config: Mapping, key: str, kind: type, default: Any = None) -> Any:
+def value_of(config: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
     """A setting of the given type; the default, if there is one, where it is missing or null.
 
     Raises:
         HubError: it is missing without a default, of another type, a whole number outside [0, 2^31), or not finite.
     """
-    value = config.get(key)
+    value: Any = config.get(key)
     if value is None:
         if default is None:
             raise HubError(f"it lacks {key!r}")
@@ -99,9 +99,10 @@ def value_of(config: Mapping, key: str, kind: type, default: Any = None) -> Any:
     # JSON writes 1.0 as 1 too; True, which Python counts as an int, is not a number there.
     if type(value) is not kind and not (kind is float and type(value) is int):
         raise HubError(f"{key} must be {_KINDS[kind]}, got {value!r:.60}")
-    if kind is int and not 0 <= value < _LARGEST:
+    number: Any = value  # mypy takes the comparison of types for one that narrows
+    if kind is int and not 0 <= number < _LARGEST:
         raise HubError(f"{key} must lie in [0, {_LARGEST}), got {value!r:.60}")
-    if kind is float and not abs(value) <= sys.float_info.max:
+    if kind is float and not abs(number) <= sys.float_info.max:
         raise HubError(f"{key} must be finite, got {value!r:.60}")
     return value
 

@@ -171,6 +171,7 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
             case _:
                 raise AssertionError(f"no initialisation is defined for {name}")
     encoder.embeddings.tok_embeddings.weight[PAD] = 0
-    if network.head.linear:
-        nn.init.eye_(network.head.dense.weight)
-        network.head.dense.weight.requires_grad_(False)
+    head = network.get_submodule("head")
+    if isinstance(head, Head) and head.linear:
+        nn.init.eye_(head.dense.weight)
+        head.dense.weight.requires_grad_(False)

@@ -67,8 +67,8 @@ class Electra(nn.Module):
     def __init__(
         self,
         config: ElectraConfig,
-        generator: nn.Module | None = None,
-        discriminator: nn.Module | None = None,
+        generator: Generator | None = None,
+        discriminator: Discriminator | None = None,
         context: int | None = None,
     ):
         super().__init__()

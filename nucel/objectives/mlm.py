@@ -20,7 +20,7 @@ class MaskedLM(nn.Module):
     It reads the same windows with the same masks as the pair. Its losses have one stage.
     """
 
-    def __init__(self, config: ElectraConfig, masked_lm: nn.Module | None = None, context: int | None = None):
+    def __init__(self, config: ElectraConfig, masked_lm: Generator | None = None, context: int | None = None):
         super().__init__()
         self.config = config
         self.masked_lm = masked_lm or Generator(config.discriminator, config.tie_embeddings, context)

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ..genome import demo
 from ..genome.fasta import Genome
@@ -53,7 +54,7 @@ def estimate(config: TrainConfig, ranks: World = ALONE) -> cli.Result:
     epochs = 50
     epoch_steps = setup.sampler.steps_per_epoch * epochs
     hours = {steps: steps * tokens_per_step / tokens_per_s / 3600 for steps in (config.steps, epoch_steps)}
-    summary = {
+    summary: dict[str, Any] = {
         "tokens_per_s": round(tokens_per_s, 1),
         "steps_measured": max(1, loop.step - 1),
         "micro_batch": setup.micro_batch,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-
-from torch import nn
+from typing import Any
 
 from ..model import hub
 from ..model.config import EncoderConfig
@@ -19,7 +18,7 @@ _SHAPES = ("layers", "width", "heads", "intermediate")
 _BEHAVIOUR = ("radius", "global_every", "global_theta", "local_theta", "norm_eps")
 
 
-def start_from(source: Path, model: nn.Module, announce: Callable[[str], None]) -> dict[str, str]:
+def start_from(source: Path, model: Any, announce: Callable[[str], None]) -> dict[str, str]:
     """Load the weights of another run, or of a folder with model directories, into a model's networks.
 
     All are read and compared before any is loaded. `announce` is told of other settings they were trained with.
@@ -56,7 +55,7 @@ def _folder(source: Path, name: str, alone: bool) -> Path:
     )
 
 
-def _require_same_shape(name: str, network: nn.Module, folder: Path, announce: Callable[[str], None]) -> None:
+def _require_same_shape(name: str, network: Any, folder: Path, announce: Callable[[str], None]) -> None:
     """Refuse weights of another shape; announce what else differs."""
     settings = existing(folder, "config.json")
     content = read_json(settings)

@@ -77,7 +77,8 @@ class Loop:
         self._seconds = 0.0
         self._steps, self._logged = 0, (0, 0.0)
         self._tokens_per_step = config.batch_size * config.context
-        self._flops_per_token = self._peak = None
+        self._flops_per_token = 0.0
+        self._peak: float | None = None
         if device.type == "cuda":
             self._flops_per_token = (
                 cost.training_flops(type(setup.state.model), config.model, config.context) / config.context
@@ -197,7 +198,8 @@ class Loop:
             TrainingError: the loss is not finite.
         """
         validation = self._held_out(self.setup.validation_windows)
-        self.record({"step": self.step, "split": "validation", **validation.metrics})
+        if self.record:
+            self.record({"step": self.step, "split": "validation", **validation.metrics})
         console.print(f"step {self.step}: {self.setup.state.model.summary(validation.metrics)}", soft_wrap=True)
         self._require_finite(validation)
         return validation

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..objectives.electra import Electra
 from ..objectives.mlm import MaskedLM
-from ..objectives.stages import Discriminated, Proposed
 
 
 class Meter:
     """Adds up what an objective's `sums` says of each forward pass, on the device; `read` gives its `metrics`."""
 
     def __init__(self, objective: Electra | MaskedLM):
-        self.objective = objective
+        self.objective: Any = objective
         self.reset()
 
     def reset(self) -> None:
         self._totals: tuple[Tensor, ...] = ()
 
     @torch.no_grad()
-    def add(self, last: Proposed | Discriminated) -> None:
-        """Take in a forward pass's last stage: no host synchronisation, no shape that depends on data."""
+    def add(self, last: Any) -> None:
+        """Take in an objective's last stage: no host synchronisation, no shape that depends on data."""
         sums = self.objective.sums(last)
         self._totals = tuple(map(torch.add, self._totals, sums)) if self._totals else sums
 

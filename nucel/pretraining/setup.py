@@ -67,8 +67,8 @@ def windows_of(config: TrainConfig, genome: Genome) -> tuple[Windows, Windows]:
     try:
         train, held = Windows.tile(genome, config).hold_out(config.hold_out, config.hold_out_fraction)
     except GenomeError as error:
-        smaller = {name: preset().window_bp for name, preset in PRESETS.items()}
-        smaller = [f"{name} ({size} bp)" for name, size in smaller.items() if size < config.window_bp]
+        sizes = {name: preset().window_bp for name, preset in PRESETS.items()}
+        smaller = [f"{name} ({size} bp)" for name, size in sizes.items() if size < config.window_bp]
         if not smaller or genome.lengths.max() > _FEW_WINDOWS * config.window_bp:
             raise
         raise GenomeError(f"{error}. Presets with smaller windows: {', '.join(smaller)}") from None

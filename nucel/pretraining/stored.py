@@ -54,7 +54,7 @@ def stored_config(run: RunDirectory) -> TrainConfig:
     description = run.read_description()
     try:
         # JSON has lists where the configuration has tuples.
-        values = {
+        values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in (description.recipe | _settings(description, run)).items()
         }

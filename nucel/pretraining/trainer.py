@@ -115,7 +115,7 @@ def train(config: TrainConfig, command: str = "nucel.train", ranks: World = ALON
         run.write_summary(summary)
         card.write(run)
         _plot(run)
-        if interrupted:
+        if interrupted or validation is None:
             lines = report.stopped(run, stopped_by or "A signal on another rank", loop.step, config, go_on)
         else:
             lines = report.trained(run, validation, loop.step, config, setup)
@@ -204,7 +204,8 @@ def _train(
     config: TrainConfig, setup: Setup, run: RunDirectory, first: int, ranks: World
 ) -> tuple[Loop, Validation | None, str | None]:
     """The loop; its last validation, if there was one, and the signal that stopped it."""
-    last, validation = _last_step(config), None
+    last = _last_step(config)
+    validation: Validation | None = None
     with contextlib.ExitStack() as stack:
         received = stack.enter_context(noted_signals())
         if not ranks.is_main:

@@ -63,7 +63,8 @@ def require_space(run: RunDirectory, model: nn.Module, keep: int) -> None:
 class TrainState(NamedTuple):
     """What a step changes: weights, moments and loss scale."""
 
-    model: nn.Module
+    model: Any
+    """An objective's module, Electra or MaskedLM, which this folder knows no more of than its networks' names."""
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
 

@@ -116,7 +116,7 @@ def _fields(kind: type, content: Any, name: str) -> dict[str, Any]:
                 raise ValueError(f"{name} has no {one.name}")
             continue
         values[one.name] = content[one.name]
-        expected = _JSON_TYPES.get(one.type, dict)
+        expected = _JSON_TYPES.get(str(one.type), dict)
         if not isinstance(values[one.name], expected):
             raise ValueError(f"{name}: {one.name} must be {expected.__name__}, got {values[one.name]!r:.60}")
     return values
