@@ -20,7 +20,7 @@ from .runtime.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plot:
+class PlotConfig:
     """Draw losses, AUROC and throughput of one or several runs in one picture."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -31,7 +31,7 @@ class Plot:
     """What the curves are drawn against. Tokens compare runs of different batch sizes."""
 
 
-def plot(options: Plot) -> cli.Result:
+def plot(options: PlotConfig) -> cli.Result:
     """Draw the picture; returns where it is, and the report.
 
     Raises:
@@ -57,7 +57,7 @@ def plot(options: Plot) -> cli.Result:
 
 def main(arguments: list[str] | None = None) -> int:
     """Draw as the command line says; returns the exit status."""
-    return cli.run("plot", Plot, plot, arguments)
+    return cli.run("plot", PlotConfig, plot, arguments)
 
 
 if __name__ == "__main__":

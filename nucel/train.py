@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line: parse, train, say how it went, print the summary as one JSON object on the last line of stdout."""
     arguments = sys.argv[1:] if arguments is None else arguments
     command = cli.command_line("train", arguments)
+    arguments = cli.shared_flags(arguments)
     try:
         config = parse(arguments)
     except ValueError as error:
@@ -71,7 +72,8 @@ def parse(arguments: list[str]) -> TrainConfig:
     return tyro.extras.overridable_config_cli(
         presets,
         prog="python -m nucel.train",
-        description="Pre-train a NucEL pair on a genome. Without a preset's name, debug is taken.",
+        description="Pre-train a NucEL pair on a genome. Without a preset's name, debug is taken.\n\n"
+        + cli.SHARED_FLAGS,
         args=arguments,
     )
 

@@ -35,11 +35,11 @@ class SurpriseOptions:
     average_reverse_complement: bool = True
     """Take the mean of both strands, so that a genome and its reverse complement have the same track."""
     batch_tokens: int = BATCH_TOKENS
-    """Tokens that pass through the network at once; a longer sequence makes a batch of its own."""
+    """Tokens that pass through the network at once, padding included; a longer sequence makes a batch of its own."""
     context: int | None = None
-    """Longest stretch in tokens, [CLS] and bases; by default that of the windows which the model was trained on."""
+    """Longest tile in tokens, [CLS] and bases; by default that of the windows which the model was trained on."""
     overlap_bp: int | None = None
-    """Bases that neighbouring stretches share at least; by default a quarter of the context."""
+    """Bases that neighbouring tiles share at least; by default a quarter of the context."""
 
     def __post_init__(self) -> None:
         for name, least in (("batch_tokens", 1), ("context", 2), ("overlap_bp", 0)):
@@ -47,9 +47,9 @@ class SurpriseOptions:
             require(value is None or value >= least, f"{name} must be at least {least}, got {value}")
 
     def tiles(self, length: int, context: int) -> Tiles:
-        """The stretches that a contig is read in."""
+        """The tiles that a contig is read in."""
         overlap = context // 4 if self.overlap_bp is None else self.overlap_bp
-        require(overlap < context - 1, f"overlap_bp must be below the {context - 1} bases of a stretch, got {overlap}")
+        require(overlap < context - 1, f"overlap_bp must be below the {context - 1} bases of a tile, got {overlap}")
         return Tiles(length, context - 1, overlap)
 
 

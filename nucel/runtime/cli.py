@@ -6,6 +6,7 @@ Text for people goes to stderr. The last line on stdout is one JSON object, for 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import shlex
 import sys
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .errors import TrainingError
+from .version import __version__
 
 Config = TypeVar("Config")
 
@@ -51,13 +53,32 @@ def run(
     Returns:
         the exit status: 0, or 2 where the input or a setting was refused, with the reason on stderr.
     """
+    arguments = shared_flags(arguments)
     try:
-        result = function(tyro.cli(config, prog=f"python -m nucel.{verb}", args=arguments))
+        description = f"{inspect.getdoc(config)}\n\n{SHARED_FLAGS}"
+        result = function(tyro.cli(config, prog=f"python -m nucel.{verb}", description=description, args=arguments))
     except (ValueError, OSError, TrainingError) as error:  # bad arguments and bad files
         return fail(error)
     if result is not None:
         finish(result if isinstance(result, Result) else Result(result))
     return 0
+
+
+SHARED_FLAGS = "Every verb also takes --quiet (only errors and the result) and --version."
+
+
+def shared_flags(arguments: Sequence[str] | None) -> list[str]:
+    """The other arguments, by default the process's own, once the flags that all verbs share are obeyed.
+
+    Raises:
+        SystemExit: after --version.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if "--version" in words:
+        print(f"nucel {__version__}")
+        raise SystemExit(0)
+    console.quiet = "--quiet" in words
+    return [word for word in words if word != "--quiet"]
 
 
 def finish(result: Result) -> None:
@@ -70,6 +91,7 @@ def finish(result: Result) -> None:
 
 def fail(error: Exception | str, status: int = 2) -> int:
     """Print the reason why a verb ends; returns the exit status."""
+    console.quiet = False
     console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
     return status
 

@@ -175,5 +175,5 @@ def test_models_without_a_discriminator_and_other_files_are_refused(run, tmp_pat
     status, _, stderr, _ = run()
     assert status == 2 and "is not of a scan; move it away" in stderr
     status, _, stderr, _ = run("--overlap-bp", 63, out=tmp_path / "y.bw")
-    assert status == 2 and "overlap_bp must be below the 63 bases of a stretch, got 63" in stderr
+    assert status == 2 and "overlap_bp must be below the 63 bases of a tile, got 63" in stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["generator", "x.bw.parts"]
