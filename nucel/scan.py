@@ -48,6 +48,9 @@ class ScanConfig:
     """bigWig to write."""
     bed: Path | None = None
     """BED to write: runs of bases that stand out, with their mean surprise and how far they stand out."""
+    cache_dir: Path | None = None
+    """Folder for the decompressed copies of .gz files. By default they are made beside the files by what reads them for
+    long, and in $XDG_CACHE_HOME/nucel or ~/.cache/nucel otherwise."""
     contigs: tuple[str, ...] = ()
     """Contigs to read, by name or glob; ! before one leaves it out. By default all."""
     options: OmitArgPrefixes[SurpriseOptions] = field(default_factory=SurpriseOptions)
@@ -67,7 +70,7 @@ def scan_genome(config: ScanConfig) -> cli.Result | None:
         networks = load_networks(config.model).to(precision.device)
         discriminator = _discriminator(networks)
         with ranks.first_alone():
-            genome = Genome(config.genome)
+            genome = Genome(config.genome, config.cache_dir, copy_beside=config.cache_dir is None)
         listed = contig_numbers(genome, config.contigs).tolist() if config.contigs else range(len(genome))
         chosen = [i for i in listed if genome.lengths[i]]
         longest = 1 + max(int(genome.lengths[i]) for i in chosen)

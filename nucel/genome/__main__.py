@@ -36,6 +36,9 @@ class GenomeConfig(WindowOptions):
     """Windows per optimizer step."""
     tokens_per_second: float = 300_000.0
     """Speed of training, for the time of an epoch. The default is what public trainers reach on an A100 or H100."""
+    cache_dir: Path | None = None
+    """Folder for the decompressed copies of .gz files. By default they are made beside the files by what reads them for
+    long, and in $XDG_CACHE_HOME/nucel or ~/.cache/nucel otherwise."""
     by_contig: bool = False
     """A row for each contig instead of each file."""
 
@@ -43,7 +46,7 @@ class GenomeConfig(WindowOptions):
 def survey(config: GenomeConfig) -> Table:
     """The table; its last row is the sum of the others."""
     started = time.perf_counter()
-    genome = Genome(config.genome, copy_beside=False)
+    genome = Genome(config.genome, config.cache_dir, copy_beside=False)
     seconds = time.perf_counter() - started
     if genome.masked_bp.sum() >= (genome.lengths - genome.unknown_bp).sum():
         cli.note(

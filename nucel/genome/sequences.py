@@ -38,6 +38,9 @@ class SequenceOptions:
     """FASTA of the genome that a BED file's regions are read from."""
     sequence_column: str = "sequence"
     """Column of a table that holds the sequences."""
+    cache_dir: Path | None = None
+    """Folder for the decompressed copies of .gz files. By default they are made beside the files by what reads them for
+    long, and in $XDG_CACHE_HOME/nucel or ~/.cache/nucel otherwise."""
     name_column: str | None = None
     """Column of a table that holds their names; by default "name" or "id", else rows are numbered from 1."""
 
@@ -139,11 +142,11 @@ def read_sequences(path: str | Path, options: SequenceOptions | None = None) -> 
     """
     path, options = Path(path), options or SequenceOptions()
     if path.name.removesuffix(".gz").endswith(".bed"):
-        return _read_bed(path, options.genome)
+        return _read_bed(path, options.genome, options.cache_dir)
     if options.genome is not None:
         raise InputError(f"--genome is for BED files, whose names end with .bed or .bed.gz; got {path}")
     if _begins_with(path, b">"):
-        return _read_fasta(path)
+        return _read_fasta(path, options.cache_dir)
     return _read_table(path, options)
 
 
@@ -161,8 +164,8 @@ def _begins_with(path: Path, start: bytes) -> bool:
         raise InputError(f"{path} is a damaged or incomplete gzip file ({error})") from None
 
 
-def _read_fasta(path: Path) -> Sequences:
-    genome = Genome(path, distinct_names=False)
+def _read_fasta(path: Path, cache: Path | None) -> Sequences:
+    genome = Genome(path, cache, copy_beside=cache is None, distinct_names=False)
     for name, length in zip(genome.contigs, genome.lengths.tolist(), strict=True):
         if not length:
             raise InputError(f"{path}, record '{name}': the sequence is empty")
@@ -170,10 +173,10 @@ def _read_fasta(path: Path) -> Sequences:
     return Sequences(path, list(genome.contigs), tokens, [f"record '{name}'" for name in genome.contigs], {})
 
 
-def _read_bed(path: Path, fasta: Path | None) -> Sequences:
+def _read_bed(path: Path, fasta: Path | None, cache: Path | None) -> Sequences:
     if fasta is None:
         raise InputError(f"{path} has regions but no sequences; give the FASTA they are of with --genome")
-    genome = Genome(fasta)
+    genome = Genome(fasta, cache, copy_beside=cache is None)
     names, tokens, where = [], [], []
     columns: dict[str, list[str]] = {name: [] for name in REGION_COLUMNS}
     for region in read_regions(path):

@@ -121,6 +121,9 @@ class TrainConfig(Recipe):
     """Stop after so many steps in a row whose loss or gradient is not finite; each of them is skipped."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes a GPU where there is one."""
+    cache_dir: Path | None = None
+    """Folder for the decompressed copies of .gz files. By default they are made beside the files by what reads them for
+    long, and in $XDG_CACHE_HOME/nucel or ~/.cache/nucel otherwise."""
     threads: int | None = None
     """Threads of the sampler; by default the CPUs this process may use."""
     validate_every: int = 1000

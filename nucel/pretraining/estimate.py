@@ -99,7 +99,7 @@ def _duration(hours: float) -> str:
 def _opened(config: TrainConfig) -> Iterator[Genome]:
     """The genome; a demo genome lies in a temporary folder for as long as it is measured on."""
     if config.genome:
-        yield Genome(config.genome, copy_beside=False)
+        yield Genome(config.genome, config.cache_dir, copy_beside=False)
         return
     console.print("No --genome given: measuring on a generated demo genome, which is not kept")
     with tempfile.TemporaryDirectory() as folder:

@@ -50,7 +50,7 @@ class Setup(NamedTuple):
 
 def open_genome(config: TrainConfig, run: RunDirectory) -> Genome:
     if config.genome:
-        return Genome(config.genome)
+        return Genome(config.genome, config.cache_dir, copy_beside=config.cache_dir is None)
     path = run.demo_genome
     if not path.exists():
         console.print(f"No --genome given: generating a demo genome, {path}", markup=False)

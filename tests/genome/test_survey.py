@@ -6,9 +6,13 @@ import gzip
 import os
 
 import pytest
-from support.genomes import FASTA, SEQUENCE, wrap, write
+from support.genomes import FASTA, SEQUENCE, random_bases, wrap, write
+from support.tiny import save_tiny_model
+from support.tiny_run import MODEL
 
+from nucel.embed.__main__ import main as embed_main
 from nucel.genome.__main__ import main as survey_main
+from nucel.train import main as train_main
 
 
 def test_the_survey_writes_nothing_beside_the_data(tmp_path, monkeypatch, capsys):
@@ -19,6 +23,25 @@ def test_the_survey_writes_nothing_beside_the_data(tmp_path, monkeypatch, capsys
         assert survey_main([str(path), "--context", "41", "--window-bp", "50", "--overlap-bp", "0"]) == 0
         assert os.listdir(tmp_path / "data") == ["a.fa.gz"]
         assert capsys.readouterr().err.count("decompressing") == notes
+
+
+@pytest.mark.parametrize("verb", ["genome", "train", "embed"])
+def test_copies_are_made_where_it_is_said(verb, tmp_path, monkeypatch):
+    """--cache-dir of the verbs that read FASTA: nothing is written beside the data, nor in the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "unused"))
+    (tmp_path / "data").mkdir()
+    path = write(tmp_path / "data" / "a.fa.gz", gzip.compress(f">c\n{wrap(random_bases(6000))}".encode()))
+    cache = ["--cache-dir", str(tmp_path / "cache")]
+    if verb == "genome":
+        assert survey_main([str(path), "--context", "41", "--window-bp", "50", "--overlap-bp", "0", *cache]) == 0
+    elif verb == "train":
+        words = [*MODEL, "--steps", "1", "--genome", str(path), "--out", str(tmp_path / "run")]
+        assert train_main([*words, *cache]) == 0
+    else:
+        model = save_tiny_model(tmp_path / "model")
+        assert embed_main([str(model), str(path), "--out", str(tmp_path / "v.npz"), *cache]) == 0
+    assert os.listdir(tmp_path / "data") == ["a.fa.gz"] and not (tmp_path / "unused" / "nucel").exists()
+    assert [name.endswith(".nucel.fa") for name in os.listdir(tmp_path / "cache")] == [True]
 
 
 def test_the_survey_shows_what_the_sampler_sees(masked, tmp_path, capsys):
