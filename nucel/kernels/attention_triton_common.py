@@ -43,18 +43,24 @@ def load_angles(cos, sin, start, end, ROWS: tl.constexpr, D: tl.constexpr, HALF:
 
 
 @triton.jit
+def rotate_halves(x1, x2, c, s, scale):
+    """rotate(x) * scale of the halves x1, x2 (ROWS, HALF), computed in fp32 and returned in the dtype of x."""
+    y1, y2 = x1.to(tl.float32), x2.to(tl.float32)
+    return ((y1 * c - y2 * s) * scale).to(x1.dtype), ((y2 * c + y1 * s) * scale).to(x2.dtype)
+
+
+@triton.jit
 def load_rotated(
     base,
     cos, sin, scale,
     start, end, stride,
     ROWS: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
-    """rotate(x) * scale as its two halves (ROWS, HALF), computed in fp32 and returned in the dtype of x."""
+    """rotate(x) * scale as its two halves (ROWS, HALF)."""
     c, s = load_angles(cos, sin, start, end, ROWS, D, HALF)
-    x1 = load_tile(base, start, end, stride, ROWS, HALF, D // 2).to(tl.float32)
-    x2 = load_tile(base + D // 2, start, end, stride, ROWS, HALF, D // 2).to(tl.float32)
-    dtype = base.dtype.element_ty
-    return ((x1 * c - x2 * s) * scale).to(dtype), ((x2 * c + x1 * s) * scale).to(dtype)
+    x1 = load_tile(base, start, end, stride, ROWS, HALF, D // 2)
+    x2 = load_tile(base + D // 2, start, end, stride, ROWS, HALF, D // 2)
+    return rotate_halves(x1, x2, c, s, scale)
 
 
 @triton.jit

@@ -21,9 +21,42 @@ from torch import Tensor
 
 from . import attention_triton_common as common
 from . import tiles
-from .triton_common import LN_2, dot, kernel, load_tile, store_tile
+from .tiles import Tile
+from .triton_common import LN_2, LOG2_E, dot, kernel, load_tile, locate_tile, store_tile
+
+EXTRA_COLUMNS = 16
+"""Columns that carry -lse and -delta of a row into a product: what one matrix instruction takes."""
+FACTOR_ROWS = 256
+"""Rows of the constant factor of those columns; no tile is larger."""
+ROTATION_PROGRAMS = 2048
+"""Programs that fill a GPU with rotations: 16 to a multiprocessor."""
 
 # ---- rotation --------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _program_heads(lengths, T, H, PER, BLOCK: tl.constexpr):
+    """This program's row of the batch, first position, the row's length, and its PER heads: begin, end."""
+    program = tl.program_id(0)
+    groups = tl.cdiv(H, PER)
+    b, start, length = locate_tile(program // groups, lengths, T, BLOCK)
+    begin = (program % groups) * PER
+    return b, start, length, begin, tl.minimum(begin + PER, H)
+
+
+@triton.jit
+def _rotate_head(
+    x, c, s, scale,
+    rotated,
+    start, length, T, stride, rotated_stride,
+    D: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """rotate(x) * scale of one head, (BLOCK, 2 * HALF): each half is padded by itself."""
+    x1 = load_tile(x, start, length, stride, BLOCK, HALF, D // 2)  # (BLOCK, HALF)
+    x2 = load_tile(x + D // 2, start, length, stride, BLOCK, HALF, D // 2)  # (BLOCK, HALF)
+    y1, y2 = common.rotate_halves(x1, x2, c, s, scale)
+    store_tile(rotated, y1, start, T, rotated_stride, BLOCK, HALF, HALF)
+    store_tile(rotated + HALF, y2, start, T, rotated_stride, BLOCK, HALF, HALF)
 
 
 @kernel
@@ -31,16 +64,98 @@ def _rotate(
     x,
     cos, sin, lengths,
     rotated,
-    T, H, stride, scale,
+    T, H, PER, scale,
     D: tl.constexpr, HALF: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """rotated (B, T, H, 2 * HALF) = rotate(x) * scale for x (B, T, H, D) inside qkv, each half padded by itself."""
-    b, h, start, length = common.program_tile(lengths, T, H, BLOCK)
-    x1, x2 = common.load_rotated(x + b * T * stride + h * D, cos, sin, scale, start, length, stride, BLOCK, D, HALF)
-    rotated += (b * T * H + h) * 2 * HALF
-    store_tile(rotated, x1, start, T, H * 2 * HALF, BLOCK, HALF, HALF)
-    store_tile(rotated + HALF, x2, start, T, H * 2 * HALF, BLOCK, HALF, HALF)
+    """rotated (B, T, H, 2 * HALF) = rotate(x) * scale for x (B, T, H, D) inside qkv; one program takes PER heads."""
+    b, start, length, begin, end = _program_heads(lengths, T, H, PER, BLOCK)
+    c, s = common.load_angles(cos, sin, start, length, BLOCK, D, HALF)  # (BLOCK, HALF)
+    x += b * T * 3 * H * D
+    rotated += b * T * H * 2 * HALF
+    for h in range(begin, end):
+        _rotate_head(
+            x + h * D, c, s, scale,
+            rotated + h * 2 * HALF,
+            start, length, T, 3 * H * D, H * 2 * HALF,
+            D, HALF, BLOCK,
+        )  # fmt: skip
+
+
+@triton.jit
+def _three_parts(x, dtype: tl.constexpr):
+    """x as 4096 a + b + c, each of them in `dtype`: 24 bits or more, and fp16 does not overflow below 2^28."""
+    a = (x * (1 / 4096)).to(dtype)
+    rest = x - a.to(tl.float32) * 4096
+    b = rest.to(dtype)
+    return a, b, (rest - b.to(tl.float32)).to(dtype)
+
+
+@triton.jit
+def _store_factors(factors, EXTRA: tl.constexpr, FACTOR_ROWS: tl.constexpr):
+    """Fill factors (2, FACTOR_ROWS, EXTRA), in the first program: 4096, 1, 1 in columns 0 to 2, then in 3 to 5."""
+    if tl.program_id(0) == 0:
+        n = tl.arange(0, EXTRA)[None, :]
+        for k in tl.static_range(2):
+            row = tl.where(n == 3 * k, 4096.0, tl.where((n > 3 * k) & (n < 3 * k + 3), 1.0, 0.0))  # (1, EXTRA)
+            row = tl.broadcast_to(row, (FACTOR_ROWS, EXTRA))
+            store_tile(factors + k * FACTOR_ROWS * EXTRA, row, 0, FACTOR_ROWS, EXTRA, FACTOR_ROWS, EXTRA, EXTRA)
+
+
+@kernel
+def _prepare_backward(
+    grad_out, qkv,
+    cos, sin, lengths,
+    out, lse,
+    rotated, columns, factors,
+    T, H, PER, scale,
+    D: tl.constexpr, HALF: tl.constexpr,
+    BLOCK: tl.constexpr, EXTRA: tl.constexpr, FACTOR_ROWS: tl.constexpr,
+):  # fmt: skip
+    """rotated (B, T, 2, H, 2 * HALF): Q and K; columns (B, T, H, EXTRA): -lse, in base 2, and -delta.
+
+    Two columns hold the two numbers. More hold three parts of each, in the dtype of Q: times factors[0] and factors[1],
+    which have equal rows, they are -lse and -delta. One program takes PER heads.
+    """
+    b, start, length, begin, end = _program_heads(lengths, T, H, PER, BLOCK)
+    c, s = common.load_angles(cos, sin, start, length, BLOCK, D, HALF)  # (BLOCK, HALF)
+    stride, out_stride, rotated_stride = 3 * H * D, H * D, 2 * H * 2 * HALF
+    qkv += b * T * stride
+    grad_out += b * T * out_stride
+    out += b * T * out_stride
+    rotated += b * T * rotated_stride
+    columns += b * T * H * EXTRA
+    dtype = columns.dtype.element_ty
+    rows = start + tl.arange(0, BLOCK)
+    n = tl.arange(0, EXTRA)[None, :]
+    for h in range(begin, end):
+        _rotate_head(
+            qkv + h * D, c, s, scale,
+            rotated + h * 2 * HALF,
+            start, length, T, stride, rotated_stride,
+            D, HALF, BLOCK,
+        )  # fmt: skip
+        _rotate_head(
+            qkv + (H + h) * D, c, s, scale,
+            rotated + (H + h) * 2 * HALF,
+            start, length, T, stride, rotated_stride,
+            D, HALF, BLOCK,
+        )  # fmt: skip
+        do = load_tile(grad_out + h * D, start, length, out_stride, BLOCK, 2 * HALF, D)  # (BLOCK, 2 * HALF)
+        o = load_tile(out + h * D, start, length, out_stride, BLOCK, 2 * HALF, D)  # (BLOCK, 2 * HALF)
+        row_lse = tl.load(lse + (b * H + h) * T + rows, mask=rows < length, other=0.0) * LOG2_E  # (BLOCK,)
+        row_delta = common.rows_delta(do, o)  # (BLOCK,)
+        if EXTRA == 2:
+            extra = tl.where(n == 0, -row_lse[:, None], -row_delta[:, None])  # (BLOCK, 2)
+        else:
+            l1, l2, l3 = _three_parts(-row_lse, dtype)
+            d1, d2, d3 = _three_parts(-row_delta, dtype)
+            extra = tl.where(n == 0, l1[:, None], tl.where(n == 1, l2[:, None], l3[:, None]))
+            extra = tl.where(n < 3, extra, tl.where(n == 3, d1[:, None], tl.where(n == 4, d2[:, None], d3[:, None])))
+            extra = tl.where(n < 6, extra, 0.0)  # (BLOCK, EXTRA)
+        store_tile(columns + h * EXTRA, extra, start, T, H * EXTRA, BLOCK, EXTRA, EXTRA)
+    if EXTRA > 2:
+        _store_factors(factors, EXTRA, FACTOR_ROWS)
 
 
 @triton.jit
@@ -128,49 +243,139 @@ def _loop_forward(
 # ---- backward, global ------------------------------------------------------------------------------------------------
 
 
+@triton.jit
+def _load_factors(factors, ROWS: tl.constexpr, EXTRA: tl.constexpr, FACTOR_ROWS: tl.constexpr):
+    """The constant factors (ROWS, EXTRA) of -lse and of -delta; 0 where those are not columns of a product."""
+    if EXTRA == 2:
+        return 0.0, 0.0
+    else:
+        of_delta = factors + FACTOR_ROWS * EXTRA
+        return load_tile(factors, 0, None, EXTRA, ROWS, EXTRA, EXTRA), load_tile(
+            of_delta, 0, None, EXTRA, ROWS, EXTRA, EXTRA
+        )
+
+
+@triton.jit
+def _load_columns(columns, start, end, stride, ROWS: tl.constexpr, EXTRA: tl.constexpr):
+    """What stands for -lse and for -delta of ROWS queries: the columns (ROWS, EXTRA) for both, or two of (ROWS,)."""
+    if EXTRA == 2:
+        rows = columns + (start + tl.arange(0, ROWS)).to(tl.int64) * stride
+        if end is None:
+            return tl.load(rows), tl.load(rows + 1)
+        else:
+            real = start + tl.arange(0, ROWS) < end
+            return tl.load(rows, mask=real, other=0.0), tl.load(rows + 1, mask=real, other=0.0)
+    else:
+        extra = load_tile(columns, start, end, stride, ROWS, EXTRA, EXTRA)
+        return extra, extra
+
+
+@triton.jit
+def _add_keys(
+    dq, q, do, minus_lse, minus_delta, lse_factors, delta_factors,
+    keys, values,
+    first, length, rotated_stride, stride,
+    MASKED: tl.constexpr, STEP: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, EXTRA: tl.constexpr,
+):  # fmt: skip
+    """dq + dS K over STEP keys from position `first` on; MASKED where some may be padding."""
+    end = length if MASKED else None
+    k = load_tile(keys, first, end, rotated_stride, STEP, 2 * HALF, 2 * HALF)  # (STEP, 2 * HALF)
+    v = load_tile(values, first, end, stride, STEP, 2 * HALF, D)  # (STEP, 2 * HALF)
+    s, dp = dot(q, tl.trans(k)), dot(do, tl.trans(v))  # (BLOCK, STEP)
+    if EXTRA == 2:
+        s, dp = s + minus_lse[:, None], dp + minus_delta[:, None]
+    else:
+        s = dot(minus_lse, tl.trans(lse_factors), s)
+        dp = dot(minus_delta, tl.trans(delta_factors), dp)
+    p = tl.exp2(s)
+    if MASKED:
+        p = tl.where((first + tl.arange(0, STEP) < length)[None, :], p, 0.0)
+    return dot((p * dp).to(k.dtype), k, dq)
+
+
 @kernel
 def _global_backward_queries(
-    grad_out, qkv, rotated,
+    grad_out, qkv, rotated, columns, factors,
     cos, sin, lengths,
-    out, lse, delta, grad_qkv,
+    grad_qkv,
     T, H, scale,
-    D: tl.constexpr, HALF: tl.constexpr,
+    D: tl.constexpr, HALF: tl.constexpr, EXTRA: tl.constexpr, FACTOR_ROWS: tl.constexpr,
     BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """One program: dQ of BLOCK queries of one head, STEP keys at a time; leaves delta (B, H, T) to the keys' kernel."""
+    """One program: dQ of BLOCK queries of one head, STEP keys at a time."""
     b, h, start, length = common.program_tile(lengths, T, H, BLOCK)
     stride, out_stride, rotated_stride = 3 * H * D, H * D, 2 * H * 2 * HALF
     queries = rotated + b * T * rotated_stride + h * 2 * HALF
     keys = queries + H * 2 * HALF
     values = qkv + b * T * stride + 2 * H * D + h * D
-    rows = start + tl.arange(0, BLOCK)
 
     q = load_tile(queries, start, length, rotated_stride, BLOCK, 2 * HALF, 2 * HALF)  # (BLOCK, 2 * HALF)
     do = load_tile(grad_out + b * T * out_stride + h * D, start, length, out_stride, BLOCK, 2 * HALF, D)
-    o = load_tile(out + b * T * out_stride + h * D, start, length, out_stride, BLOCK, 2 * HALF, D)  # (BLOCK, 2 * HALF)
-    row_delta = common.rows_delta(do, o)  # (BLOCK,)
-    tl.store(delta + (b * H + h) * T + rows, row_delta, mask=rows < T)
-    row_lse = common.load_lse(lse + (b * H + h) * T, start, length, BLOCK)  # (BLOCK,)
+    columns += (b * T * H + h) * EXTRA
+    minus_lse, minus_delta = _load_columns(columns, start, length, H * EXTRA, BLOCK, EXTRA)
+    lse_factors, delta_factors = _load_factors(factors, STEP, EXTRA, FACTOR_ROWS)
     dq = tl.zeros((BLOCK, 2 * HALF), tl.float32)
-    for first in range(0, tl.where(start < length, length, 0), STEP):
-        k = load_tile(keys, first, length, rotated_stride, STEP, 2 * HALF, 2 * HALF)  # (STEP, 2 * HALF)
-        v = load_tile(values, first, length, stride, STEP, 2 * HALF, D)  # (STEP, 2 * HALF)
-        visible = (first + tl.arange(0, STEP) < length)[None, :]
-        p = tl.where(visible, tl.exp2(dot(q, tl.trans(k)) - row_lse[:, None]), 0.0)  # (BLOCK, STEP)
-        ds = (p * (dot(do, tl.trans(v)) - row_delta[:, None])).to(k.dtype)  # (BLOCK, STEP)
-        dq = dot(ds, k, dq)
+    end = tl.where(start < length, length, 0)
+    if EXTRA == 2:
+        for first in range(0, end, STEP):
+            dq = _add_keys(
+                dq, q, do, minus_lse, minus_delta, lse_factors, delta_factors,
+                keys, values,
+                first, length, rotated_stride, stride,
+                True, STEP, D, HALF, EXTRA,
+            )  # fmt: skip
+    else:
+        # All but the last tile of keys lie wholly before `length` and need no mask.
+        whole = end // STEP * STEP
+        for first in range(0, whole, STEP):
+            dq = _add_keys(
+                dq, q, do, minus_lse, minus_delta, lse_factors, delta_factors,
+                keys, values,
+                first, length, rotated_stride, stride,
+                False, STEP, D, HALF, EXTRA,
+            )  # fmt: skip
+        if whole < end:
+            dq = _add_keys(
+                dq, q, do, minus_lse, minus_delta, lse_factors, delta_factors,
+                keys, values,
+                whole, length, rotated_stride, stride,
+                True, STEP, D, HALF, EXTRA,
+            )  # fmt: skip
 
     dq1, dq2 = _halves(dq * (scale * LN_2), BLOCK, HALF)
     common.store_unrotated(grad_qkv + b * T * stride + h * D, dq1, dq2, cos, sin, start, T, stride, BLOCK, D, HALF)
 
 
+@triton.jit
+def _add_queries(
+    dk, dv, k, v, lse_factors, delta_factors,
+    queries, grad_out, columns,
+    first, end, rotated_stride, out_stride, extra_stride,
+    STEP: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, EXTRA: tl.constexpr,
+):  # fmt: skip
+    """dk + dS' Q and dv + P' dO over STEP queries from position `first` on.
+
+    Padding queries, of which an `end` of None says that there are none, are zeros and so is their dO: they add nothing.
+    """
+    q = load_tile(queries, first, end, rotated_stride, STEP, 2 * HALF, 2 * HALF)  # (STEP, 2 * HALF)
+    do = load_tile(grad_out, first, end, out_stride, STEP, 2 * HALF, D)  # (STEP, 2 * HALF)
+    minus_lse, minus_delta = _load_columns(columns, first, end, extra_stride, STEP, EXTRA)
+    s = dot(k, tl.trans(q))  # (BLOCK, STEP)
+    s = s + minus_lse[None, :] if EXTRA == 2 else dot(lse_factors, tl.trans(minus_lse), s)
+    p = tl.exp2(s)
+    dv = dot(p.to(do.dtype), do, dv)
+    dp = dot(v, tl.trans(do))  # (BLOCK, STEP)
+    dp = dp + minus_delta[None, :] if EXTRA == 2 else dot(delta_factors, tl.trans(minus_delta), dp)
+    return dot((p * dp).to(q.dtype), q, dk), dv
+
+
 @kernel
 def _global_backward_keys(
-    grad_out, qkv, rotated,
+    grad_out, qkv, rotated, columns, factors,
     cos, sin, lengths,
-    lse, delta, grad_qkv,
+    grad_qkv,
     T, H, scale,
-    D: tl.constexpr, HALF: tl.constexpr,
+    D: tl.constexpr, HALF: tl.constexpr, EXTRA: tl.constexpr, FACTOR_ROWS: tl.constexpr,
     BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """One program: dK and dV of BLOCK keys of one head, STEP queries at a time, keys down and queries across."""
@@ -179,23 +384,38 @@ def _global_backward_keys(
     queries = rotated + b * T * rotated_stride + h * 2 * HALF
     grads = grad_qkv + b * T * stride + h * D
     grad_out += b * T * out_stride + h * D
-    lse += (b * H + h) * T
-    delta += (b * H + h) * T
+    columns += (b * T * H + h) * EXTRA
 
     k = load_tile(queries + H * 2 * HALF, start, length, rotated_stride, BLOCK, 2 * HALF, 2 * HALF)
     v = load_tile(qkv + b * T * stride + 2 * H * D + h * D, start, length, stride, BLOCK, 2 * HALF, D)
+    lse_factors, delta_factors = _load_factors(factors, BLOCK, EXTRA, FACTOR_ROWS)
     dk = tl.zeros((BLOCK, 2 * HALF), tl.float32)
     dv = tl.zeros((BLOCK, 2 * HALF), tl.float32)
-    for first in range(0, tl.where(start < length, length, 0), STEP):
-        columns = first + tl.arange(0, STEP)
-        q = load_tile(queries, first, length, rotated_stride, STEP, 2 * HALF, 2 * HALF)  # (STEP, 2 * HALF)
-        do = load_tile(grad_out, first, length, out_stride, STEP, 2 * HALF, D)  # (STEP, 2 * HALF)
-        column_lse = common.load_lse(lse, first, length, STEP)  # (STEP,)
-        column_delta = tl.load(delta + columns, mask=columns < length, other=0.0)  # (STEP,)
-        p = tl.exp2(dot(k, tl.trans(q)) - column_lse[None, :])  # (BLOCK, STEP)
-        dv = dot(p.to(do.dtype), do, dv)
-        ds = (p * (dot(v, tl.trans(do)) - column_delta[None, :])).to(q.dtype)  # (BLOCK, STEP)
-        dk = dot(ds, q, dk)
+    end = tl.where(start < length, length, 0)
+    if EXTRA == 2:
+        for first in range(0, end, STEP):
+            dk, dv = _add_queries(
+                dk, dv, k, v, lse_factors, delta_factors,
+                queries, grad_out, columns,
+                first, length, rotated_stride, out_stride, H * EXTRA,
+                STEP, D, HALF, EXTRA,
+            )  # fmt: skip
+    else:
+        whole = end // STEP * STEP
+        for first in range(0, whole, STEP):
+            dk, dv = _add_queries(
+                dk, dv, k, v, lse_factors, delta_factors,
+                queries, grad_out, columns,
+                first, None, rotated_stride, out_stride, H * EXTRA,
+                STEP, D, HALF, EXTRA,
+            )  # fmt: skip
+        if whole < end:
+            dk, dv = _add_queries(
+                dk, dv, k, v, lse_factors, delta_factors,
+                queries, grad_out, columns,
+                whole, length, rotated_stride, out_stride, H * EXTRA,
+                STEP, D, HALF, EXTRA,
+            )  # fmt: skip
 
     real = (start + tl.arange(0, BLOCK) < length)[:, None]
     dk1, dk2 = _halves(tl.where(real, dk * (scale * LN_2), 0.0), BLOCK, HALF)
@@ -206,36 +426,39 @@ def _global_backward_keys(
 # ---- launchers -------------------------------------------------------------------------------------------------------
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor, lengths: Tensor | None) -> Tensor:
-    """Parts (B, T, parts, H, D) of a contiguous qkv, rotated, scaled, their halves padded to the kernels' columns."""
-    batch, positions, parts, heads, width = x.shape
-    columns = common.register_columns(width)
-    rotated = tiles.scratch((batch, positions, parts, heads, 2 * columns["HALF"]), x.dtype, x.device)
-    tile = tiles.choose("rotate", x)
-    _rotate[(batch * triton.cdiv(positions, tile.block) * parts * heads,)](
-        x,
-        cos, sin, lengths,
-        rotated,
-        positions, parts * heads, 3 * heads * width, common.score_scale(width),
-        **columns,
-        BLOCK=tile.block, **tile.options(),
-    )  # fmt: skip
-    return rotated
+def _head_groups(qkv: Tensor, tile: Tile) -> tuple[int, int]:
+    """Programs of a rotation, and the heads that each of them takes: fewer where a GPU would stay empty."""
+    batch, positions, _, heads, _ = qkv.shape
+    rows = batch * triton.cdiv(positions, tile.block)
+    per = heads
+    while per > 1 and rows * triton.cdiv(heads, per) < ROTATION_PROGRAMS:
+        per = triton.cdiv(per, 2)
+    return rows * triton.cdiv(heads, per), per
 
 
 def launch_forward(
     qkv: Tensor, cos: Tensor, sin: Tensor, radius: int | None, lengths: Tensor | None, out: Tensor, lse: Tensor
 ) -> None:
     """Fill out (B, T, H, D) and lse (B, H, T); radius None is global."""
-    _, positions, _, heads, width = qkv.shape
-    rotated_k = _rotated(qkv[:, :, 1:2], cos, sin, lengths)
+    batch, positions, _, heads, width = qkv.shape
+    columns, scale = common.register_columns(width), common.score_scale(width)
+    rotated_k = tiles.scratch((batch, positions, heads, 2 * columns["HALF"]), qkv.dtype, qkv.device)
+    tile = tiles.choose("rotate", qkv)
+    programs, per = _head_groups(qkv, tile)
+    _rotate[(programs,)](
+        qkv[:, :, 1],
+        cos, sin, lengths,
+        rotated_k,
+        positions, heads, per, scale,
+        **columns, BLOCK=tile.block, **tile.options(),
+    )  # fmt: skip
     tile = tiles.choose("loop_forward", qkv)
     _loop_forward[common.launch_grid(qkv, tile)](
         qkv, rotated_k,
         cos, sin, lengths,
         out, lse,
-        positions, heads, radius or 0, common.score_scale(width),
-        LOCAL=radius is not None, **common.register_columns(width),
+        positions, heads, radius or 0, scale,
+        LOCAL=radius is not None, **columns,
         BLOCK=tile.block, STEP=tile.step, **tile.options(),
     )  # fmt: skip
 
@@ -251,25 +474,35 @@ def launch_backward(
     grad_qkv: Tensor,
 ) -> None:
     """Fill grad_qkv (B, T, 3, H, D) of global attention."""
-    _, positions, _, heads, width = qkv.shape
-    scale, columns = common.score_scale(width), common.register_columns(width)
-    rotated = _rotated(qkv[:, :, :2], cos, sin, lengths)
-    delta = tiles.scratch(lse.shape, torch.float32, qkv.device)
-    tile = tiles.choose("global_backward_queries", qkv)
-    _global_backward_queries[common.launch_grid(qkv, tile)](
-        grad_out, qkv, rotated,
+    batch, positions, _, heads, width = qkv.shape
+    scale, widths = common.score_scale(width), common.register_columns(width)
+    # Columns of a product pay where it is wgmma's; else -lse and -delta are two fp32 numbers per row, to be added.
+    as_columns = qkv.dtype != torch.float32 and tiles.architecture(qkv.device) == "sm_90"
+    extra = {"EXTRA": EXTRA_COLUMNS if as_columns else 2, "FACTOR_ROWS": FACTOR_ROWS}
+    rotated = tiles.scratch((batch, positions, 2, heads, 2 * widths["HALF"]), qkv.dtype, qkv.device)
+    columns = tiles.scratch(
+        (batch, positions, heads, extra["EXTRA"]), qkv.dtype if as_columns else torch.float32, qkv.device
+    )
+    factors = tiles.scratch((2, FACTOR_ROWS, EXTRA_COLUMNS), qkv.dtype, qkv.device)
+    tile = tiles.choose("rotate", qkv)
+    programs, per = _head_groups(qkv, tile)
+    _prepare_backward[(programs,)](
+        grad_out, qkv,
         cos, sin, lengths,
-        out, lse, delta, grad_qkv,
-        positions, heads, scale,
-        **columns,
-        BLOCK=tile.block, STEP=tile.step, **tile.options(),
+        out, lse,
+        rotated, columns, factors,
+        positions, heads, per, scale,
+        **widths, **extra, BLOCK=tile.block, **tile.options(),
     )  # fmt: skip
-    tile = tiles.choose("global_backward_keys", qkv)
-    _global_backward_keys[common.launch_grid(qkv, tile)](
-        grad_out, qkv, rotated,
-        cos, sin, lengths,
-        lse, delta, grad_qkv,
-        positions, heads, scale,
-        **columns,
-        BLOCK=tile.block, STEP=tile.step, **tile.options(),
-    )  # fmt: skip
+    for name, kernel_of in (
+        ("global_backward_queries", _global_backward_queries),
+        ("global_backward_keys", _global_backward_keys),
+    ):
+        tile = tiles.choose(name, qkv)
+        kernel_of[common.launch_grid(qkv, tile)](
+            grad_out, qkv, rotated, columns, factors,
+            cos, sin, lengths,
+            grad_qkv,
+            positions, heads, scale,
+            **widths, **extra, BLOCK=tile.block, STEP=tile.step, **tile.options(),
+        )  # fmt: skip

@@ -28,10 +28,13 @@ class Tile(NamedTuple):
     """Positions that it processes at a time; 0 where a kernel has no loop."""
     warps: int
     stages: int
+    registers: int | None = None
+    """The most that a thread may have, where a few fewer than the compiler takes let another program in."""
 
     def options(self) -> dict[str, Any]:
         """Launch options. Fused multiply-adds are requested explicitly: Triton's default may change."""
-        return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
+        most = {} if self.registers is None else {"maxnreg": self.registers}
+        return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True} | most
 
 
 WIDTHS = (32, 64, 128)
@@ -50,11 +53,11 @@ TILES: dict[tuple[str, str], tuple[Tile, Tile, Tile]] = {
     ("loop_forward", "sm_80"): (Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
     ("loop_forward", "sm_90"): (Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(128, 64, 8, 3)),
     ("loop_forward", "fp32"): (Tile(32, 32, 8, 2), Tile(32, 32, 8, 2), Tile(32, 32, 8, 2)),
-    ("global_backward_queries", "sm_80"): (Tile(128, 32, 8, 2), Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)),
+    ("global_backward_queries", "sm_80"): (Tile(128, 32, 4, 2), Tile(128, 64, 8, 2), Tile(64, 32, 4, 2)),
     ("global_backward_queries", "sm_90"): (Tile(128, 64, 8, 2), Tile(128, 64, 8, 2), Tile(128, 64, 8, 2)),
     ("global_backward_queries", "fp32"): (Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 8, 2)),
-    ("global_backward_keys", "sm_80"): (Tile(128, 64, 8, 2), Tile(128, 32, 8, 2), Tile(64, 32, 4, 2)),
-    ("global_backward_keys", "sm_90"): (Tile(128, 32, 8, 2), Tile(128, 64, 8, 2), Tile(128, 32, 8, 2)),
+    ("global_backward_keys", "sm_80"): (Tile(128, 32, 4, 2), Tile(128, 32, 8, 2), Tile(64, 32, 4, 2)),
+    ("global_backward_keys", "sm_90"): (Tile(128, 64, 8, 2, 128), Tile(128, 64, 8, 2), Tile(128, 32, 8, 2)),
     ("global_backward_keys", "fp32"): (Tile(32, 32, 4, 1), Tile(32, 32, 4, 1), Tile(32, 32, 8, 1)),
 }
 
