@@ -49,8 +49,8 @@ def steps(options: Options) -> int:
 
 LSE = 4 * HEADS
 WORK = {
-    ("local forward", "band_forward"): Work(lambda o: [], 4, LSE),
-    ("local backward", "local_backward"): Work(lambda o: 2 * [(o["BLOCK"] + 2 * RADIUS) // o["STEP"]], 8, LSE),
+    ("local forward", "walk_forward"): Work(lambda o: [POSITIONS // o["BLOCK"]], 4, LSE),
+    ("local backward", "walk_backward"): Work(lambda o: [POSITIONS // o["BLOCK"]], 8, LSE),
     ("global forward", "rotate"): Work(lambda o: [HEADS], 2),
     ("global forward", "loop_forward"): Work(lambda o: [steps(o), 0], 4, LSE),
     ("global backward", "prepare_backward"): Work(lambda o: [HEADS], 6.5, LSE),

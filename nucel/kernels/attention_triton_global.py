@@ -24,13 +24,6 @@ from . import tiles
 from .tiles import Tile
 from .triton_common import LN_2, LOG2_E, dot, kernel, load_tile, locate_tile, store_tile
 
-EXTRA_COLUMNS = 16
-"""Columns that carry -lse and -delta of a row into a product: what one matrix instruction takes."""
-FACTOR_ROWS = 256
-"""Rows of the constant factor of those columns; no tile is larger."""
-ROTATION_PROGRAMS = 2048
-"""Programs that fill a GPU with rotations: 16 to a multiprocessor."""
-
 # ---- rotation --------------------------------------------------------------------------------------------------------
 
 
@@ -82,40 +75,19 @@ def _rotate(
         )  # fmt: skip
 
 
-@triton.jit
-def _three_parts(x, dtype: tl.constexpr):
-    """x as 4096 a + b + c, each of them in `dtype`: 24 bits or more, and fp16 does not overflow below 2^28."""
-    a = (x * (1 / 4096)).to(dtype)
-    rest = x - a.to(tl.float32) * 4096
-    b = rest.to(dtype)
-    return a, b, (rest - b.to(tl.float32)).to(dtype)
-
-
-@triton.jit
-def _store_factors(factors, EXTRA: tl.constexpr, FACTOR_ROWS: tl.constexpr):
-    """Fill factors (2, FACTOR_ROWS, EXTRA), in the first program: 4096, 1, 1 in columns 0 to 2, then in 3 to 5."""
-    if tl.program_id(0) == 0:
-        n = tl.arange(0, EXTRA)[None, :]
-        for k in tl.static_range(2):
-            row = tl.where(n == 3 * k, 4096.0, tl.where((n > 3 * k) & (n < 3 * k + 3), 1.0, 0.0))  # (1, EXTRA)
-            row = tl.broadcast_to(row, (FACTOR_ROWS, EXTRA))
-            store_tile(factors + k * FACTOR_ROWS * EXTRA, row, 0, FACTOR_ROWS, EXTRA, FACTOR_ROWS, EXTRA, EXTRA)
-
-
 @kernel
 def _prepare_backward(
     grad_out, qkv,
     cos, sin, lengths,
     out, lse,
-    rotated, columns, factors,
+    rotated, columns,
     T, H, PER, scale,
-    D: tl.constexpr, HALF: tl.constexpr,
-    BLOCK: tl.constexpr, EXTRA: tl.constexpr, FACTOR_ROWS: tl.constexpr,
+    D: tl.constexpr, HALF: tl.constexpr, EXTRA: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """rotated (B, T, 2, H, 2 * HALF): Q and K; columns (B, T, H, EXTRA): -lse, in base 2, and -delta.
 
-    Two columns hold the two numbers. More hold three parts of each, in the dtype of Q: times factors[0] and factors[1],
-    which have equal rows, they are -lse and -delta. One program takes PER heads.
+    EXTRA = 2 columns are the two numbers, 16 are those of `columns_of`. One program takes PER heads.
     """
     b, start, length, begin, end = _program_heads(lengths, T, H, PER, BLOCK)
     c, s = common.load_angles(cos, sin, start, length, BLOCK, D, HALF)  # (BLOCK, HALF)
@@ -125,9 +97,7 @@ def _prepare_backward(
     out += b * T * out_stride
     rotated += b * T * rotated_stride
     columns += b * T * H * EXTRA
-    dtype = columns.dtype.element_ty
     rows = start + tl.arange(0, BLOCK)
-    n = tl.arange(0, EXTRA)[None, :]
     for h in range(begin, end):
         _rotate_head(
             qkv + h * D, c, s, scale,
@@ -146,16 +116,11 @@ def _prepare_backward(
         row_lse = tl.load(lse + (b * H + h) * T + rows, mask=rows < length, other=0.0) * LOG2_E  # (BLOCK,)
         row_delta = common.rows_delta(do, o)  # (BLOCK,)
         if EXTRA == 2:
-            extra = tl.where(n == 0, -row_lse[:, None], -row_delta[:, None])  # (BLOCK, 2)
+            first = tl.arange(0, EXTRA)[None, :] == 0
+            extra = tl.where(first, -row_lse[:, None], -row_delta[:, None])  # (BLOCK, EXTRA)
         else:
-            l1, l2, l3 = _three_parts(-row_lse, dtype)
-            d1, d2, d3 = _three_parts(-row_delta, dtype)
-            extra = tl.where(n == 0, l1[:, None], tl.where(n == 1, l2[:, None], l3[:, None]))
-            extra = tl.where(n < 3, extra, tl.where(n == 3, d1[:, None], tl.where(n == 4, d2[:, None], d3[:, None])))
-            extra = tl.where(n < 6, extra, 0.0)  # (BLOCK, EXTRA)
+            extra = common.columns_of(-row_lse, -row_delta, columns.dtype.element_ty)  # (BLOCK, EXTRA)
         store_tile(columns + h * EXTRA, extra, start, T, H * EXTRA, BLOCK, EXTRA, EXTRA)
-    if EXTRA > 2:
-        _store_factors(factors, EXTRA, FACTOR_ROWS)
 
 
 @triton.jit
@@ -244,15 +209,12 @@ def _loop_forward(
 
 
 @triton.jit
-def _load_factors(factors, ROWS: tl.constexpr, EXTRA: tl.constexpr, FACTOR_ROWS: tl.constexpr):
-    """The constant factors (ROWS, EXTRA) of -lse and of -delta; 0 where those are not columns of a product."""
+def _load_factors(pointer, length, ROWS: tl.constexpr, EXTRA: tl.constexpr):
+    """The factors (ROWS, EXTRA) of columns of -lse and of -delta; 0 where those are not columns of a product."""
     if EXTRA == 2:
         return 0.0, 0.0
     else:
-        of_delta = factors + FACTOR_ROWS * EXTRA
-        return load_tile(factors, 0, None, EXTRA, ROWS, EXTRA, EXTRA), load_tile(
-            of_delta, 0, None, EXTRA, ROWS, EXTRA, EXTRA
-        )
+        return common.column_factors(pointer, length, ROWS)
 
 
 @triton.jit
@@ -295,11 +257,11 @@ def _add_keys(
 
 @kernel
 def _global_backward_queries(
-    grad_out, qkv, rotated, columns, factors,
+    grad_out, qkv, rotated, columns,
     cos, sin, lengths,
     grad_qkv,
     T, H, scale,
-    D: tl.constexpr, HALF: tl.constexpr, EXTRA: tl.constexpr, FACTOR_ROWS: tl.constexpr,
+    D: tl.constexpr, HALF: tl.constexpr, EXTRA: tl.constexpr,
     BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """One program: dQ of BLOCK queries of one head, STEP keys at a time."""
@@ -313,7 +275,7 @@ def _global_backward_queries(
     do = load_tile(grad_out + b * T * out_stride + h * D, start, length, out_stride, BLOCK, 2 * HALF, D)
     columns += (b * T * H + h) * EXTRA
     minus_lse, minus_delta = _load_columns(columns, start, length, H * EXTRA, BLOCK, EXTRA)
-    lse_factors, delta_factors = _load_factors(factors, STEP, EXTRA, FACTOR_ROWS)
+    lse_factors, delta_factors = _load_factors(qkv, length, STEP, EXTRA)
     dq = tl.zeros((BLOCK, 2 * HALF), tl.float32)
     end = tl.where(start < length, length, 0)
     if EXTRA == 2:
@@ -371,11 +333,11 @@ def _add_queries(
 
 @kernel
 def _global_backward_keys(
-    grad_out, qkv, rotated, columns, factors,
+    grad_out, qkv, rotated, columns,
     cos, sin, lengths,
     grad_qkv,
     T, H, scale,
-    D: tl.constexpr, HALF: tl.constexpr, EXTRA: tl.constexpr, FACTOR_ROWS: tl.constexpr,
+    D: tl.constexpr, HALF: tl.constexpr, EXTRA: tl.constexpr,
     BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """One program: dK and dV of BLOCK keys of one head, STEP queries at a time, keys down and queries across."""
@@ -388,7 +350,7 @@ def _global_backward_keys(
 
     k = load_tile(queries + H * 2 * HALF, start, length, rotated_stride, BLOCK, 2 * HALF, 2 * HALF)
     v = load_tile(qkv + b * T * stride + 2 * H * D + h * D, start, length, stride, BLOCK, 2 * HALF, D)
-    lse_factors, delta_factors = _load_factors(factors, BLOCK, EXTRA, FACTOR_ROWS)
+    lse_factors, delta_factors = _load_factors(qkv, length, BLOCK, EXTRA)
     dk = tl.zeros((BLOCK, 2 * HALF), tl.float32)
     dv = tl.zeros((BLOCK, 2 * HALF), tl.float32)
     end = tl.where(start < length, length, 0)
@@ -427,12 +389,10 @@ def _global_backward_keys(
 
 
 def _head_groups(qkv: Tensor, tile: Tile) -> tuple[int, int]:
-    """Programs of a rotation, and the heads that each of them takes: fewer where a GPU would stay empty."""
+    """Programs of a rotation, and the heads that each of them takes."""
     batch, positions, _, heads, _ = qkv.shape
     rows = batch * triton.cdiv(positions, tile.block)
-    per = heads
-    while per > 1 and rows * triton.cdiv(heads, per) < ROTATION_PROGRAMS:
-        per = triton.cdiv(per, 2)
+    per = common.pieces_per_program(heads, rows, heads)
     return rows * triton.cdiv(heads, per), per
 
 
@@ -475,24 +435,23 @@ def launch_backward(
 ) -> None:
     """Fill grad_qkv (B, T, 3, H, D) of global attention."""
     batch, positions, _, heads, width = qkv.shape
-    scale, widths = common.score_scale(width), common.register_columns(width)
+    scale = common.score_scale(width)
     # Columns of a product pay where it is wgmma's; else -lse and -delta are two fp32 numbers per row, to be added.
     as_columns = qkv.dtype != torch.float32 and tiles.architecture(qkv.device) == "sm_90"
-    extra = {"EXTRA": EXTRA_COLUMNS if as_columns else 2, "FACTOR_ROWS": FACTOR_ROWS}
-    rotated = tiles.scratch((batch, positions, 2, heads, 2 * widths["HALF"]), qkv.dtype, qkv.device)
+    shared = {**common.register_columns(width), "EXTRA": 16 if as_columns else 2}
+    rotated = tiles.scratch((batch, positions, 2, heads, 2 * shared["HALF"]), qkv.dtype, qkv.device)
     columns = tiles.scratch(
-        (batch, positions, heads, extra["EXTRA"]), qkv.dtype if as_columns else torch.float32, qkv.device
+        (batch, positions, heads, shared["EXTRA"]), qkv.dtype if as_columns else torch.float32, qkv.device
     )
-    factors = tiles.scratch((2, FACTOR_ROWS, EXTRA_COLUMNS), qkv.dtype, qkv.device)
     tile = tiles.choose("rotate", qkv)
     programs, per = _head_groups(qkv, tile)
     _prepare_backward[(programs,)](
         grad_out, qkv,
         cos, sin, lengths,
         out, lse,
-        rotated, columns, factors,
+        rotated, columns,
         positions, heads, per, scale,
-        **widths, **extra, BLOCK=tile.block, **tile.options(),
+        **shared, BLOCK=tile.block, **tile.options(),
     )  # fmt: skip
     for name, kernel_of in (
         ("global_backward_queries", _global_backward_queries),
@@ -500,9 +459,9 @@ def launch_backward(
     ):
         tile = tiles.choose(name, qkv)
         kernel_of[common.launch_grid(qkv, tile)](
-            grad_out, qkv, rotated, columns, factors,
+            grad_out, qkv, rotated, columns,
             cos, sin, lengths,
             grad_qkv,
             positions, heads, scale,
-            **widths, **extra, BLOCK=tile.block, STEP=tile.step, **tile.options(),
+            **shared, BLOCK=tile.block, STEP=tile.step, **tile.options(),
         )  # fmt: skip

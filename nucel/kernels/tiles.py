@@ -50,6 +50,8 @@ TILES: dict[tuple[str, str], tuple[Tile, Tile, Tile]] = {
     ("local_backward", "sm_80"): (Tile(64, 16, 4, 1), Tile(64, 16, 4, 1), Tile(32, 32, 4, 1)),
     ("local_backward", "sm_90"): (Tile(64, 32, 4, 1), Tile(64, 32, 4, 1), Tile(32, 32, 4, 1)),
     ("local_backward", "fp32"): (Tile(32, 32, 8, 1), Tile(32, 32, 8, 1), Tile(16, 16, 8, 2)),
+    ("walk_backward", "sm_80"): (Tile(64, 0, 4, 1),) * 3,
+    ("walk_backward", "sm_90"): (Tile(64, 0, 4, 1),) * 3,
     ("loop_forward", "sm_80"): (Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
     ("loop_forward", "sm_90"): (Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(128, 64, 8, 3)),
     ("loop_forward", "fp32"): (Tile(32, 32, 8, 2), Tile(32, 32, 8, 2), Tile(32, 32, 8, 2)),

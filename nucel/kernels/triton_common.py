@@ -36,7 +36,7 @@ def row_length(lengths, b, T):
 
 
 @triton.jit
-def locate_tile(tile, lengths, T, BLOCK: tl.constexpr):
+def locate_tile(tile, lengths, T, BLOCK):
     """Row of the batch, first position and the row's length, for tile number `tile` of cdiv(T, BLOCK) tiles per row."""
     tiles_per_row = tl.cdiv(T, BLOCK)
     b = tile // tiles_per_row

@@ -13,7 +13,7 @@ from support.truth_attention import Problem, Result, assert_as_good_as_pytorch
 
 pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
-from nucel.kernels import attention_triton
+from nucel.kernels import attention_triton, attention_triton_common
 from nucel.kernels.attention import flops, visible_pairs
 
 pytestmark = pytest.mark.usefixtures("scratch_of_nan")
@@ -50,6 +50,7 @@ SHAPES = [
     ((2, 70, 2, 32), 5, None),
     ((1, 64, 1, 32), 16, None),
     ((1, 200, 1, 32), 64, None),
+    ((2, 139, 1, 32), 40, [139, 70]),
     ((3, 130, 1, 32), 64, [0, 130, 77]),
     ((3, 131, 1, 32), 65, [0, 131, 66]),
     ((1, 150, 1, 32), 100, None),
@@ -211,6 +212,18 @@ def test_strides_do_not_matter(radius):
 def test_lengths_of_any_integer_dtype(dtype):
     problem = draw((2, 40, 1, 32), 5, [40, 7])
     assert_same_bits(run(problem._replace(lengths=problem.lengths.to(dtype))), run(problem))
+
+
+@pytest.mark.parametrize("radius", [64, 40])
+def test_a_walk_gives_the_same_bits_however_it_is_split(radius, monkeypatch):
+    """A row of three tiles by one program, by two, and by three."""
+    problem = draw((2, 150, 1, 32), radius, [150, 70])
+    results = []
+    for programs in (1, 3, 6):
+        monkeypatch.setattr(attention_triton_common, "PROGRAMS", programs)
+        results.append(run(problem))
+    assert_same_bits(results[1], results[0])
+    assert_same_bits(results[2], results[0])
 
 
 # ---- limits and counts -----------------------------------------------------------------------------------------------
