@@ -52,7 +52,7 @@ WORK = {
     ("local forward", "walk_forward"): Work(lambda o: [POSITIONS // o["BLOCK"]], 4, LSE),
     ("local backward", "walk_backward"): Work(lambda o: [POSITIONS // o["BLOCK"]], 8, LSE),
     ("global forward", "rotate"): Work(lambda o: [HEADS], 2),
-    ("global forward", "loop_forward"): Work(lambda o: [steps(o), 0], 4, LSE),
+    ("global forward", "loop_forward"): Work(lambda o: [1, steps(o), 0], 4, LSE),
     ("global backward", "prepare_backward"): Work(lambda o: [HEADS], 6.5, LSE),
     ("global backward", "global_backward_queries"): Work(lambda o: [steps(o)], 5.5),
     ("global backward", "global_backward_keys"): Work(lambda o: [steps(o)], 6.5),

@@ -48,9 +48,9 @@ def load_angles(cos, sin, start, end, ROWS: tl.constexpr, D: tl.constexpr, HALF:
 
 @triton.jit
 def rotate_halves(x1, x2, c, s, scale):
-    """rotate(x) * scale of the halves x1, x2 (ROWS, HALF), computed in fp32 and returned in the dtype of x."""
-    y1, y2 = x1.to(tl.float32), x2.to(tl.float32)
-    return ((y1 * c - y2 * s) * scale).to(x1.dtype), ((y2 * c + y1 * s) * scale).to(x2.dtype)
+    """rotate(x) * scale of the halves x1, x2 (ROWS, HALF), in fp32."""
+    x1, x2 = x1.to(tl.float32), x2.to(tl.float32)
+    return (x1 * c - x2 * s) * scale, (x2 * c + x1 * s) * scale
 
 
 @triton.jit
@@ -60,11 +60,12 @@ def load_rotated(
     start, end, stride,
     ROWS: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
-    """rotate(x) * scale as its two halves (ROWS, HALF)."""
+    """rotate(x) * scale as its two halves (ROWS, HALF), computed in fp32 and returned in the dtype of x."""
     c, s = load_angles(cos, sin, start, end, ROWS, D, HALF)
     x1 = load_tile(base, start, end, stride, ROWS, HALF, D // 2)
     x2 = load_tile(base + D // 2, start, end, stride, ROWS, HALF, D // 2)
-    return rotate_halves(x1, x2, c, s, scale)
+    y1, y2 = rotate_halves(x1, x2, c, s, scale)
+    return y1.to(x1.dtype), y2.to(x2.dtype)
 
 
 @triton.jit
@@ -154,7 +155,7 @@ def store_out_and_lse(
     rows = start + tl.arange(0, ROWS)
     real = rows < length
     total = tl.where(real, total, 1.0)
-    o = tl.where(real[:, None], o / total[:, None], 0.0)  # (ROWS, 2 * HALF)
+    o = tl.where(real[:, None], o * (1.0 / total)[:, None], 0.0)  # (ROWS, 2 * HALF)
     store_tile(out + b * T * H * D + h * D, o, start, T, H * D, ROWS, 2 * HALF, D)
     tl.store(lse + (b * H + h) * T + rows, tl.where(real, (pivot + tl.log2(total)) * LN_2, 0.0), mask=rows < T)
 

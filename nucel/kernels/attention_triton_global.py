@@ -24,6 +24,12 @@ from . import tiles
 from .tiles import Tile
 from .triton_common import LN_2, LOG2_E, dot, kernel, load_tile, locate_tile, store_tile
 
+BOUNDS = {torch.bfloat16: 64, torch.float16: 14, torch.float32: 0}
+"""|scores|, in base 2, up to which P = exp2(S) needs no pivot: it is a normal number of the dtype, and sums fit fp32.
+
+0 is never. In fp32 the unrolled products of a second loop would spill.
+"""
+
 # ---- rotation --------------------------------------------------------------------------------------------------------
 
 
@@ -38,41 +44,57 @@ def _program_heads(lengths, T, H, PER, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _largest_square(x1, x2):
+    """The largest squared norm of the rows of x, given as halves (ROWS, HALF) in fp32.
+
+    Before they are rounded: a rounded value that is used as fp32 too is not packed, and costs an exponential's time.
+    """
+    return tl.max(tl.sum(x1 * x1 + x2 * x2, 1), 0)
+
+
+@triton.jit
 def _rotate_head(
     x, c, s, scale,
     rotated,
     start, length, T, stride, rotated_stride,
     D: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """rotate(x) * scale of one head, (BLOCK, 2 * HALF): each half is padded by itself."""
+    """rotate(x) * scale of one head, (BLOCK, 2 * HALF), each half padded by itself; returns the halves in fp32."""
     x1 = load_tile(x, start, length, stride, BLOCK, HALF, D // 2)  # (BLOCK, HALF)
     x2 = load_tile(x + D // 2, start, length, stride, BLOCK, HALF, D // 2)  # (BLOCK, HALF)
     y1, y2 = common.rotate_halves(x1, x2, c, s, scale)
     store_tile(rotated, y1, start, T, rotated_stride, BLOCK, HALF, HALF)
     store_tile(rotated + HALF, y2, start, T, rotated_stride, BLOCK, HALF, HALF)
+    return y1, y2
 
 
 @kernel
 def _rotate(
     x,
     cos, sin, lengths,
-    rotated,
+    rotated, squares,
     T, H, PER, scale,
     D: tl.constexpr, HALF: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """rotated (B, T, H, 2 * HALF) = rotate(x) * scale for x (B, T, H, D) inside qkv; one program takes PER heads."""
+    """rotated (B, T, H, 2 * HALF) = rotate(x) * scale for x (B, T, H, D) inside qkv; one program takes PER heads.
+
+    squares (B, H, cdiv(T, BLOCK)): the largest squared norm in each tile.
+    """
     b, start, length, begin, end = _program_heads(lengths, T, H, PER, BLOCK)
     c, s = common.load_angles(cos, sin, start, length, BLOCK, D, HALF)  # (BLOCK, HALF)
     x += b * T * 3 * H * D
     rotated += b * T * H * 2 * HALF
+    count = tl.cdiv(T, BLOCK)
+    squares += b * H * count + start // BLOCK
     for h in range(begin, end):
-        _rotate_head(
+        y1, y2 = _rotate_head(
             x + h * D, c, s, scale,
             rotated + h * 2 * HALF,
             start, length, T, 3 * H * D, H * 2 * HALF,
             D, HALF, BLOCK,
         )  # fmt: skip
+        tl.store(squares + h * count, _largest_square(y1, y2))
 
 
 @kernel
@@ -133,41 +155,93 @@ def _halves(x, ROWS: tl.constexpr, HALF: tl.constexpr):
 
 
 @triton.jit
+def _largest(x, count, CHUNK: tl.constexpr):
+    """The largest of `count` numbers >= 0."""
+    largest = tl.zeros((CHUNK,), tl.float32)
+    for first in range(0, count, CHUNK):
+        i = first + tl.arange(0, CHUNK)
+        largest = tl.maximum(largest, tl.load(x + i, mask=i < count, other=0.0))
+    return tl.max(largest, 0)
+
+
+@triton.jit
+def _plain_softmax(
+    o, total,
+    q, keys, values,
+    first, length, stride, H,
+    MASKED: tl.constexpr, KEYS: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
+    """Add KEYS keys from position `first` on, by exp2 of scores as they are; MASKED where some may be padding."""
+    end = length if MASKED else None
+    k = load_tile(keys, first, end, H * 2 * HALF, KEYS, 2 * HALF, 2 * HALF)  # (KEYS, 2 * HALF)
+    v = load_tile(values, first, end, stride, KEYS, 2 * HALF, D)  # (KEYS, 2 * HALF)
+    p = tl.exp2(dot(q, tl.trans(k)))  # (ROWS, KEYS)
+    if MASKED:
+        p = tl.where((first + tl.arange(0, KEYS) < length)[None, :], p, 0.0)
+    return dot(p.to(v.dtype), v, o), total + tl.sum(p, 1)
+
+
+@triton.jit
 def _online_softmax(
     o, pivot, total,
-    q1, q2, keys, values,
+    q, keys, values,
     first, rows, radius, length, stride, H,
-    MASKED: tl.constexpr, LOCAL: tl.constexpr, KEYS: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
+    LOCAL: tl.constexpr, KEYS: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
-    """Add KEYS keys from position `first` on, what is there rescaled to the new pivot (FlashAttention-2, alg. 1)."""
+    """Add KEYS keys from position `first` on, what is there rescaled to the new pivot (FlashAttention-2, alg. 1).
+
+    `tl.fma` and not `+`, which Triton would turn into an accumulator that the assembler has to serialise (C7515).
+    """
     columns = first + tl.arange(0, KEYS)
-    k1 = load_tile(keys, first, length, H * 2 * HALF, KEYS, HALF, HALF)  # (KEYS, HALF)
-    k2 = load_tile(keys + HALF, first, length, H * 2 * HALF, KEYS, HALF, HALF)  # (KEYS, HALF)
-    s = common.dot_halves(q1, q2, k1, k2)  # (ROWS, KEYS)
-    if MASKED:
-        visible = (columns < length)[None, :]
-        if LOCAL:
-            visible = visible & common.is_within_radius(rows, columns, radius)
-        s = tl.where(visible, s, float("-inf"))
+    k = load_tile(keys, first, length, H * 2 * HALF, KEYS, 2 * HALF, 2 * HALF)  # (KEYS, 2 * HALF)
+    visible = (columns < length)[None, :]
+    if LOCAL:
+        visible = visible & common.is_within_radius(rows, columns, radius)
+    s = tl.where(visible, dot(q, tl.trans(k)), float("-inf"))  # (ROWS, KEYS)
     new_pivot = tl.maximum(pivot, tl.max(s, 1))  # (ROWS,)
     shrink = tl.exp2(pivot - new_pivot)
     p = tl.exp2(s - new_pivot[:, None])
     total = total * shrink + tl.sum(p, 1)
     v = load_tile(values, first, length, stride, KEYS, 2 * HALF, D)  # (KEYS, 2 * HALF)
-    o = dot(p.to(v.dtype), v, o * shrink[:, None])  # (ROWS, 2 * HALF)
+    o = tl.fma(o, tl.broadcast_to(shrink[:, None], o.shape), dot(p.to(v.dtype), v))  # (ROWS, 2 * HALF)
     return o, new_pivot, total
+
+
+@triton.jit
+def _online_loop(
+    q, keys, values,
+    begin, end, rows, radius, length, stride, H,
+    LOCAL: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
+    """`_online_softmax` over the keys from position `begin` to `end`."""
+    o = tl.zeros((ROWS, 2 * HALF), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    pivot = tl.full((ROWS,), common.LOWEST, tl.float32)
+    for first in range(begin, end, KEYS):
+        o, pivot, total = _online_softmax(
+            o, pivot, total,
+            q, keys, values,
+            first, rows, radius, length, stride, H,
+            LOCAL, KEYS, D, HALF,
+        )  # fmt: skip
+    return o, pivot, total
 
 
 @kernel
 def _loop_forward(
-    qkv, rotated_k,
+    qkv, rotated_k, squares,
     cos, sin, lengths,
     out, lse,
-    T, H, radius, scale,
-    LOCAL: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
+    T, H, P, radius, scale,
+    LOCAL: tl.constexpr, BOUND: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
     BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """One program: BLOCK queries of one head, STEP keys at a time."""
+    """One program: BLOCK queries of one head, STEP keys at a time.
+
+    Global attention needs no pivot where |q| |k| <= BOUND for all of its queries and keys (squares (B, H, P) has the
+    largest |k|^2 of P tiles): exp2 of the scores themselves then loses nothing. Else, and should values be so large
+    that their sums overflow, the pivot moves as keys come.
+    """
     b, h, start, length = common.program_tile(lengths, T, H, BLOCK)
     stride = 3 * H * D
     queries = qkv + b * T * stride + h * D
@@ -175,33 +249,37 @@ def _loop_forward(
     keys = rotated_k + (b * T * H + h) * 2 * HALF
     rows = start + tl.arange(0, BLOCK)
 
-    q1, q2 = common.load_rotated(queries, cos, sin, scale, start, length, stride, BLOCK, D, HALF)  # (BLOCK, HALF)
-    o = tl.zeros((BLOCK, 2 * HALF), tl.float32)
-    pivot = tl.full((BLOCK,), common.LOWEST, tl.float32)
-    total = tl.zeros((BLOCK,), tl.float32)
-
-    if LOCAL:
-        begin = tl.maximum(start - radius, 0)
-        end = tl.minimum(start + BLOCK + radius, length)
+    c, s = common.load_angles(cos, sin, start, length, BLOCK, D, HALF)  # (BLOCK, HALF)
+    q1 = load_tile(queries, start, length, stride, BLOCK, HALF, D // 2)
+    q2 = load_tile(queries + D // 2, start, length, stride, BLOCK, HALF, D // 2)
+    q1, q2 = common.rotate_halves(q1, q2, c, s, scale)
+    dtype = qkv.dtype.element_ty
+    q = tl.reshape(tl.permute(tl.join(q1.to(dtype), q2.to(dtype)), (0, 2, 1)), (BLOCK, 2 * HALF))
+    end = tl.where(start < length, length, 0)
+    if LOCAL or BOUND == 0:
+        begin = tl.maximum(start - radius, 0) if LOCAL else 0
+        if LOCAL:
+            end = tl.minimum(start + BLOCK + radius, end)
+        o, pivot, total = _online_loop(
+            q, keys, values, begin, end, rows, radius, length, stride, H, LOCAL, BLOCK, STEP, D, HALF
+        )
     else:
-        # All but the last tile of keys lie wholly before `length` and need no mask.
-        begin = length // STEP * STEP
-        end = length
-        for first in range(0, tl.where(start < length, begin, 0), STEP):
-            o, pivot, total = _online_softmax(
-                o, pivot, total,
-                q1, q2, keys, values,
-                first, rows, radius, length, stride, H,
-                False, LOCAL, STEP, D, HALF,
-            )  # fmt: skip
-    for first in range(begin, tl.where(start < length, end, begin), STEP):
-        o, pivot, total = _online_softmax(
-            o, pivot, total,
-            q1, q2, keys, values,
-            first, rows, radius, length, stride, H,
-            True, LOCAL, STEP, D, HALF,
-        )  # fmt: skip
-
+        o = tl.zeros((BLOCK, 2 * HALF), tl.float32)
+        pivot = tl.zeros((BLOCK,), tl.float32)
+        total = tl.zeros((BLOCK,), tl.float32)
+        plain = _largest_square(q1, q2) * _largest(squares + (b * H + h) * P, P, 128) <= BOUND * BOUND
+        if plain:
+            # All but the last tile of keys lie wholly before `length` and need no mask.
+            whole = end // STEP * STEP
+            for first in range(0, whole, STEP):
+                o, total = _plain_softmax(o, total, q, keys, values, first, length, stride, H, False, STEP, D, HALF)
+            if whole < end:
+                o, total = _plain_softmax(o, total, q, keys, values, whole, length, stride, H, True, STEP, D, HALF)
+            plain = tl.max(tl.max(tl.where(tl.abs(o) < float("inf"), 0, 1), 1), 0) == 0
+        if not plain:
+            o, pivot, total = _online_loop(
+                q, keys, values, 0, end, rows, radius, length, stride, H, False, BLOCK, STEP, D, HALF
+            )
     common.store_out_and_lse(out, lse, o, pivot, total, b, h, start, length, T, H, BLOCK, D, HALF)
 
 
@@ -405,20 +483,24 @@ def launch_forward(
     rotated_k = tiles.scratch((batch, positions, heads, 2 * columns["HALF"]), qkv.dtype, qkv.device)
     tile = tiles.choose("rotate", qkv)
     programs, per = _head_groups(qkv, tile)
+    count = triton.cdiv(positions, tile.block)
+    squares = tiles.scratch((batch, heads, count), torch.float32, qkv.device)
     _rotate[(programs,)](
         qkv[:, :, 1],
         cos, sin, lengths,
-        rotated_k,
+        rotated_k, squares,
         positions, heads, per, scale,
         **columns, BLOCK=tile.block, **tile.options(),
     )  # fmt: skip
+    # Of wide heads, sm_80 without wgmma would spill between the two loops.
+    has_plain_loop = width <= 64 or tiles.architecture(qkv.device) == "sm_90"
     tile = tiles.choose("loop_forward", qkv)
     _loop_forward[common.launch_grid(qkv, tile)](
-        qkv, rotated_k,
+        qkv, rotated_k, squares,
         cos, sin, lengths,
         out, lse,
-        positions, heads, radius or 0, scale,
-        LOCAL=radius is not None, **columns,
+        positions, heads, count, radius or 0, scale,
+        LOCAL=radius is not None, BOUND=BOUNDS[qkv.dtype] if has_plain_loop else 0, **columns,
         BLOCK=tile.block, STEP=tile.step, **tile.options(),
     )  # fmt: skip
 

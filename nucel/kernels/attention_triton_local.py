@@ -130,9 +130,10 @@ def _load_rotated_pair(
     q2 = load_tile(queries + D // 2, start, length, stride, ROWS, HALF, D // 2)
     k1 = load_tile(keys, start, length, stride, ROWS, HALF, D // 2)
     k2 = load_tile(keys + D // 2, start, length, stride, ROWS, HALF, D // 2)
+    dtype = queries.dtype.element_ty
     q1, q2 = common.rotate_halves(q1, q2, c, s, scale)
     k1, k2 = common.rotate_halves(k1, k2, c, s, scale)
-    return q1, q2, k1, k2
+    return q1.to(dtype), q2.to(dtype), k1.to(dtype), k2.to(dtype)
 
 
 @kernel

@@ -54,7 +54,7 @@ TILES: dict[tuple[str, str], tuple[Tile, Tile, Tile]] = {
     ("walk_backward", "sm_90"): (Tile(64, 0, 4, 1),) * 3,
     ("loop_forward", "sm_80"): (Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
     ("loop_forward", "sm_90"): (Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(128, 64, 8, 3)),
-    ("loop_forward", "fp32"): (Tile(32, 32, 8, 2), Tile(32, 32, 8, 2), Tile(32, 32, 8, 2)),
+    ("loop_forward", "fp32"): (Tile(32, 32, 8, 2), Tile(32, 32, 8, 2), Tile(32, 16, 8, 2)),
     ("global_backward_queries", "sm_80"): (Tile(128, 32, 4, 2), Tile(128, 64, 8, 2), Tile(64, 32, 4, 2)),
     ("global_backward_queries", "sm_90"): (Tile(128, 64, 8, 2), Tile(128, 64, 8, 2), Tile(128, 64, 8, 2)),
     ("global_backward_queries", "fp32"): (Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 8, 2)),

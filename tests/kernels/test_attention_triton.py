@@ -13,7 +13,7 @@ from support.truth_attention import Problem, Result, assert_as_good_as_pytorch
 
 pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
-from nucel.kernels import attention_triton, attention_triton_common
+from nucel.kernels import attention_triton, attention_triton_common, attention_triton_global
 from nucel.kernels.attention import flops, visible_pairs
 
 pytestmark = pytest.mark.usefixtures("scratch_of_nan")
@@ -96,6 +96,28 @@ def test_is_as_good_as_pytorch(shape, radius, lengths, dtype):
 def test_any_shape_is_as_good_as_pytorch(positions, radius, width, data):
     lengths = data.draw(st.none() | st.lists(st.integers(0, positions), min_size=2, max_size=2))
     problem = draw((2, positions, 1, width), radius, lengths)
+    assert_as_good_as_pytorch(run(problem), problem)
+
+
+@pytest.mark.parametrize("positions", [66, 128], ids="T{}".format)
+@pytest.mark.parametrize("size", [0.1, 1.0, 2.0])
+def test_global_attention_without_a_pivot_is_as_good_as_with_one(size, positions, monkeypatch):
+    """Small scores take the loop that has no pivot, large ones the one that moves it; a bound of 0 is never kept."""
+    problem = draw((1, positions, 1, 32), None, [positions - 1])
+    problem.qkv[:, :, :2] *= size
+    assert_as_good_as_pytorch(run(problem), problem)
+    with_pivot = dict.fromkeys(attention_triton_global.BOUNDS, 0)
+    monkeypatch.setattr(attention_triton_global, "BOUNDS", with_pivot)
+    assert_as_good_as_pytorch(run(problem), problem)
+
+
+def test_sums_that_overflow_without_a_pivot_are_done_again_with_one(monkeypatch):
+    """In bf16 that takes values beyond 2^50; here a bound that lets scores of 25 through, whose exp2 fp16 has not."""
+    monkeypatch.setitem(attention_triton_global.BOUNDS, torch.float16, 1000)
+    problem = draw((1, 70, 1, 32), None, [66])
+    problem = problem._replace(cos=torch.ones_like(problem.cos), sin=torch.zeros_like(problem.sin))
+    problem.qkv[:, :, :2] *= 0.3
+    problem.qkv[:, :, :2, :, 0] = 10
     assert_as_good_as_pytorch(run(problem), problem)
 
 
