@@ -26,7 +26,7 @@ SHARED_MEMORY_LIMIT = {80: 166_912, 90: 232_448}
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 HEAD_WIDTHS = (16, 32, 64, 128)
 MODEL_WIDTHS = (64, 256, 512, 1024, 2048)
-RADII = {"band": 64, "wide": 200, "global": None}
+RADII = {"near": 20, "band": 64, "wide": 200, "global": None}
 BATCH, POSITIONS, HEADS = 2, 1024, 16
 
 
@@ -64,7 +64,10 @@ def passes(dtype: torch.dtype) -> Iterator[tuple[str, str, int, Callable[[], Non
 
 
 def compile_all(architecture: int, ops: list[str]) -> list[dict[str, Any]]:
-    """A row for every kernel of the ops x dtype x width x kind of attention."""
+    """A row for every kernel of the ops x dtype x width x kind of attention.
+
+    `serialized` is 1 where the assembler made wgmma instructions wait for one another, which shows in the speed alone.
+    """
     rows: dict[tuple, dict[str, Any]] = {}
     for dtype in DTYPES:
         for op, kind, width, run in passes(dtype):

@@ -113,8 +113,8 @@ def _count_real(lengths, B, T, CHUNK: tl.constexpr):
         counts = tl.zeros((CHUNK,), tl.int32)
         for first in range(0, B, CHUNK):
             rows = first + tl.arange(0, CHUNK)
-            length = tl.load(lengths + rows, mask=rows < B, other=0).to(tl.int32)
-            counts += tl.minimum(length, T)
+            length = tl.load(lengths + rows, mask=rows < B, other=0).to(tl.int64)
+            counts += tl.minimum(tl.maximum(length, 0), T).to(tl.int32)
         count = tl.sum(counts, 0)
     return tl.maximum(count, 1).to(tl.float32)
 

@@ -119,5 +119,12 @@ def is_supported(x: Tensor, max_width: int) -> bool:
 
 
 def contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Tensors as the kernels' offsets assume them; copies only what is not contiguous, in training nothing."""
-    return tuple(None if x is None else x.contiguous() for x in tensors)
+    """Tensors as the kernels take them: contiguous, and beginning at a multiple of 16 bytes. In training, no copy.
+
+    A contiguous view may begin anywhere. Triton would compile every kernel anew for it, with narrower loads.
+    """
+    return tuple(None if x is None else _aligned(x.contiguous()) for x in tensors)
+
+
+def _aligned(x: Tensor) -> Tensor:
+    return x if x.data_ptr() % 16 == 0 else x.clone()

@@ -15,11 +15,12 @@ pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
 from nucel.kernels import attention_triton, attention_triton_common, attention_triton_global
 from nucel.kernels.attention import flops, visible_pairs
+from nucel.kernels.triton_common import contiguous
 
 pytestmark = pytest.mark.usefixtures("scratch_of_nan")
 
-KINDS = {"band": 9, "wide": 70, "global": None}
-"""A radius for each of the three ways that attention is computed."""
+KINDS = {"band": 9, "walk": 60, "wide": 70, "global": None}
+"""A radius for each of the ways that attention is computed."""
 
 each_kind = pytest.mark.parametrize("radius", KINDS.values(), ids=KINDS.keys())
 
@@ -228,6 +229,35 @@ def test_strides_do_not_matter(radius):
         grad_out=problem.grad_out.transpose(1, 2).contiguous().transpose(1, 2),
     )
     assert_same_bits(run(permuted), run(problem))
+
+
+@each_kind
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=dtype_id)
+def test_lengths_beyond_the_row_are_clamped_and_nothing_beyond_it_is_read(radius, dtype):
+    """-1 as an unsigned number, and 2^32 + 9 cut to 32 bits, are lengths too; around the tensors there is NaN."""
+    problem = draw((4, 40, 1, 32), radius, [0, 40, 0, 40], dtype)
+    expected = run(problem)
+    qkv, grad_out = (
+        torch.full((x.shape[0] + 2, *x.shape[1:]), torch.nan, dtype=dtype, device=DEVICE)
+        for x in (problem.qkv, problem.grad_out)
+    )
+    qkv[1:-1], grad_out[1:-1] = problem.qkv, problem.grad_out
+    lengths = torch.tensor([-1, 2**31 + 5, -(2**32) + 9, 2**32 + 9], device=DEVICE)
+    assert_same_bits(run(problem._replace(qkv=qkv[1:-1], grad_out=grad_out[1:-1], lengths=lengths)), expected)
+
+
+@each_kind
+def test_tensors_may_begin_anywhere(radius):
+    """A contiguous view that is not aligned to 16 bytes is copied, others are not."""
+    problem = draw((2, 40, 1, 32), radius, [40, 29])
+    shifted = {}
+    for name in ("qkv", "cos", "sin", "lengths", "grad_out"):
+        x = getattr(problem, name)
+        shifted[name] = torch.empty(x.numel() + 1, dtype=x.dtype, device=DEVICE)[1:].view_as(x).copy_(x)
+        assert shifted[name].data_ptr() % 16 and shifted[name].is_contiguous()
+        assert contiguous(shifted[name])[0].data_ptr() % 16 == 0
+        assert contiguous(x)[0] is x
+    assert_same_bits(run(problem._replace(**shifted)), run(problem))
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8], ids=dtype_id)

@@ -234,6 +234,12 @@ def test_strides_do_not_matter():
     assert_same_bits(run(strided), run(problem))
 
 
+def test_lengths_beyond_the_row_are_clamped():
+    problem = draw((4, 10, 64), [0, 10, 0, 10])
+    lengths = torch.tensor([-1, 2**31 + 5, -(2**32) + 9, 2**32 + 9], device=DEVICE)
+    assert_same_bits(run(problem._replace(lengths=lengths)), run(problem))
+
+
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8], ids=dtype_id)
 def test_lengths_of_any_integer_dtype(dtype):
     problem = draw((2, 10, 64), [10, 7])
