@@ -1,13 +1,13 @@
 """What every kernel costs by its machine code, at the model's shapes, without a GPU.
 
-    python -m benchmarks.gpu.static_count [--architectures 90 80] [--json FILE] [--markdown FILE]
+    python -m benchmarks.gpu.static_count [--architectures 90 80] [--json FILE]
+    python -m benchmarks.gpu.static_count --compare NAME=FILE NAME=FILE ... --markdown FILE
 
 Compiles the kernels for H200 (sm_90) and A100 (sm_80) with the Triton of this environment, counts the instructions that
 they run, and divides by what each unit of the GPU does per clock (`sass.GPUS` says by which source). The slowest unit
 gives the bound: no launch is faster, and a real one also waits. Bytes count twice: `memory` is what the tensors hold,
-each read or written once; `l2` is what all programs load and store, as if L1 kept nothing.
-
-B = 192, T = 1024, H = 16, D = 32, C = 512, bf16, without lengths, radius 64 in local layers.
+each read or written once; `l2` is what all programs load and store, as if L1 kept nothing. The second command puts
+counts of several versions, of the code or of Triton, into one page.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ from nucel.kernels.attention import visible_pairs
 
 BATCH, POSITIONS, HEADS, WIDTH, RADIUS = 192, 1024, 16, 32, 64
 TOKENS, CHANNELS = BATCH * POSITIONS, HEADS * WIDTH
+SHAPES = (
+    f"B = {BATCH}, T = {POSITIONS}, H = {HEADS}, D = {WIDTH}, C = {CHANNELS}, bf16, without lengths, "
+    f"radius {RADIUS} in local layers."
+)
 Options = dict[str, Any]
 
 
@@ -56,10 +60,12 @@ WORK = {
     ("global backward", "prepare_backward"): Work(lambda o: [HEADS], 6.5, LSE),
     ("global backward", "global_backward_queries"): Work(lambda o: [steps(o)], 5.5),
     ("global backward", "global_backward_keys"): Work(lambda o: [steps(o)], 6.5),
-    ("RTD", "forward"): Work(lambda o: [o["BLOCK"] // o["STEP"]], 1, 5),
+    ("RTD", "forward"): Work(lambda o: [o["BLOCK"] // o["STEP"]], 1, 4),
+    ("RTD", "position_losses"): Work(lambda o: [], 0, 5),
     ("RTD", "finish_forward"): Work(lambda o: [1], 0),
-    ("RTD", "backward"): Work(lambda o: [o["BLOCK"] // o["STEP"]], 2, 5),
-    ("RTD", "finish_backward"): Work(lambda o: [12], 0),
+    ("RTD", "position_grads"): Work(lambda o: [], 0, 9),
+    ("RTD", "backward"): Work(lambda o: [o["BLOCK"] // o["STEP"]], 2, 4),
+    ("RTD", "finish_backward"): Work(lambda o: [12, 1], 0),
 }
 """By group and kernel."""
 
@@ -182,24 +188,46 @@ def _clocks(rows: list[dict[str, Any]]) -> Iterator[str]:
         yield f"{sass.GPUS[sm].name} (sm_{sm}), {sass.GPUS[sm].ghz:.2f} GHz"
 
 
+def comparison(counts: dict[str, list[dict[str, Any]]]) -> str:
+    """A page: the bounds of each group's layer and of a step, one column for each count, then every count's table."""
+    bounds: dict[tuple[int, str], dict[str, str]] = {}
+    for name, rows in counts.items():
+        for sm, group, layer, step in sums(rows):
+            of_step = layer != layer
+            title = f"{group}, ms of a step" if of_step else f"{group}, ms of a layer"
+            bounds.setdefault((sm, title), {})[name] = f"{step:.1f}" if of_step else f"{layer:.3f}"
+    lines = ([str(sm), title, *(cells.get(name, "") for name in counts)] for (sm, title), cells in bounds.items())
+    head = f"Lower bounds counted from machine code by `benchmarks.gpu.static_count`, not measured. {SHAPES}"
+    parts = ["# Static bounds of the kernels", head, markdown_table(["sm", "bound", *counts], lines)]
+    for name, rows in counts.items():
+        parts += [f"## {name}", markdown(rows)]
+    return "\n\n".join(parts)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--architectures", type=int, nargs="+", choices=sass.GPUS, default=list(sass.GPUS))
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
+    parser.add_argument("--compare", nargs="+", metavar="NAME=FILE", help="read counts from these files, count nothing")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--markdown", type=Path, help="write the tables to this file")
+    parser.add_argument("--markdown", type=Path, help="write the page to this file")
     options = parser.parse_args()
-    rows = [
-        row(group, launch, architecture)
-        for architecture in options.architectures
-        for group in options.groups
-        for launch in compile_group(group, architecture)
-    ]
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+    if options.compare:
+        files = (pair.split("=", 1) for pair in options.compare)
+        page = comparison({name: json.loads(Path(file).read_text()) for name, file in files})
+    else:
+        rows = [
+            row(group, launch, architecture)
+            for architecture in options.architectures
+            for group in options.groups
+            for launch in compile_group(group, architecture)
+        ]
+        if options.json:
+            options.json.write_text(json.dumps(rows, indent=1))
+        page = markdown(rows)
     if options.markdown:
-        options.markdown.write_text(markdown(rows) + "\n")
-    print(markdown(rows))
+        options.markdown.write_text(page + "\n")
+    print(page)
 
 
 if __name__ == "__main__":

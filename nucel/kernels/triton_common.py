@@ -16,7 +16,7 @@ from torch import Tensor
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 
-kernel = triton.jit(do_not_specialize=["B", "T", "H", "P", "PER", "radius"])
+kernel = triton.jit(do_not_specialize=["B", "T", "H", "P", "PER", "TOTALS", "radius"])
 """`triton.jit` for what is launched: sizes that change from batch to batch must not compile a kernel anew.
 
 Widths, which are fixed, are compile-time constants and carry the alignment.

@@ -68,7 +68,14 @@ def test_every_kernel_is_compiled_for_every_architecture_dtype_and_width(table):
                 for kind, kernels in expected.items():
                     assert all(("attention", kernel, kind, sm, dtype, width) in compiled for kernel in kernels)
             for width in (64, 256, 512, 1024, 2048):
-                for kernel in ("forward", "finish_forward", "backward", "finish_backward"):
+                for kernel in (
+                    "forward",
+                    "position_losses",
+                    "finish_forward",
+                    "position_grads",
+                    "backward",
+                    "finish_backward",
+                ):
                     assert ("rtd_loss", kernel, "", sm, dtype, width) in compiled
 
 
