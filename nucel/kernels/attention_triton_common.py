@@ -17,8 +17,6 @@ from .triton_common import LN_2, LOG2_E, dot, is_in_row, load_tile, locate_tile,
 
 LOWEST = tl.constexpr(-3.0e38)
 """A finite pivot, so that a row that sees nothing gets exp2(-inf - LOWEST) = 0 and not NaN."""
-
-
 PROGRAMS = 1024
 """Programs that fill a GPU: some four rounds of two on each multiprocessor."""
 

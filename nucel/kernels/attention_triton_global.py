@@ -3,11 +3,11 @@
     P = softmax(S) over i, j < length,  O = P V
     dS = P * (dO V' - delta),  dV = P' dO,  dQ = dS K,  dK = dS' Q
 
-The forward is an online softmax over the keys, all of them or those within a radius. Every key is read by many
-programs, so keys are rotated once, into a scratch tensor; the global backward does so with queries as well.
+The forward walks over the keys, all of them or those within a radius: by an online softmax, or without a pivot where
+global scores are bounded. Every key is read by many programs, so keys are rotated once, into a scratch tensor.
 
-Backward, one kernel computes dQ and walks over the keys, another computes dK and dV and walks over the queries. The
-first leaves delta to the second.
+Backward, one kernel rotates queries and keys and computes delta, a second computes dQ and walks over the keys, a third
+computes dK and dV and walks over the queries. On sm_90 lse and delta are subtracted inside the products, as columns.
 
 Legend: B batch, T positions, H heads, D head width.
 """
@@ -70,26 +70,26 @@ def _rotate_head(
 
 @kernel
 def _rotate(
-    x,
+    qkv,
     cos, sin, lengths,
     rotated, squares,
     T, H, PER, scale,
     D: tl.constexpr, HALF: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """rotated (B, T, H, 2 * HALF) = rotate(x) * scale for x (B, T, H, D) inside qkv; one program takes PER heads.
+    """rotated (B, T, H, 2 * HALF) = rotate(K) * scale; one program takes PER heads.
 
     squares (B, H, cdiv(T, BLOCK)): the largest squared norm in each tile.
     """
     b, start, length, begin, end = _program_heads(lengths, T, H, PER, BLOCK)
     c, s = common.load_angles(cos, sin, start, length, BLOCK, D, HALF)  # (BLOCK, HALF)
-    x += b * T * 3 * H * D
+    keys = qkv + b * T * 3 * H * D + H * D
     rotated += b * T * H * 2 * HALF
     count = tl.cdiv(T, BLOCK)
     squares += b * H * count + start // BLOCK
     for h in range(begin, end):
         y1, y2 = _rotate_head(
-            x + h * D, c, s, scale,
+            keys + h * D, c, s, scale,
             rotated + h * 2 * HALF,
             start, length, T, 3 * H * D, H * 2 * HALF,
             D, HALF, BLOCK,
@@ -258,8 +258,7 @@ def _loop_forward(
     end = tl.where(start < length, length, 0)
     if LOCAL or BOUND == 0:
         begin = tl.maximum(start - radius, 0) if LOCAL else 0
-        if LOCAL:
-            end = tl.minimum(start + BLOCK + radius, end)
+        end = tl.minimum(start + BLOCK + radius, end) if LOCAL else end
         o, pivot, total = _online_loop(
             q, keys, values, begin, end, rows, radius, length, stride, H, LOCAL, BLOCK, STEP, D, HALF
         )
@@ -486,7 +485,7 @@ def launch_forward(
     count = triton.cdiv(positions, tile.block)
     squares = tiles.scratch((batch, heads, count), torch.float32, qkv.device)
     _rotate[(programs,)](
-        qkv[:, :, 1],
+        qkv,
         cos, sin, lengths,
         rotated_k, squares,
         positions, heads, per, scale,

@@ -5,10 +5,12 @@
 
 The forward is a *band*: one program holds a tile of queries and all the keys they see, the neighbours on both sides
 included, at once, and takes one softmax without rescaling. It takes 16-bit dtypes and radii up to `BAND_RADIUS`; fp32
-and wider radii, whose products are too slow and too large to hold a band, go to `attention_triton_global`.
+and wider radii, whose products are too slow and too large to hold a band, go to `attention_triton_global`. Where tiles
+are as wide as their neighbours, a program *walks* along the diagonal and hands keys and values on from tile to tile.
 
-The backward takes any radius and dtype. A program is complete for its tile both as queries (dQ) and as keys (dK, dV):
-one launch, and nothing passes between programs.
+The backward walks too, in 16 bits, for heads up to `WALK_WIDTH` and radii beyond `WALK_RADIUS`. For any other radius
+and dtype a program is complete for its tile both as queries (dQ) and as keys (dK, dV). Either way it is one launch, and
+nothing passes between programs.
 
 Legend: B batch, T positions, H heads, D head width.
 """
@@ -477,8 +479,8 @@ def launch_backward(
     """Fill grad_qkv (B, T, 3, H, D)."""
     batch, positions, _, heads, width = qkv.shape
     scale, columns = common.score_scale(width), common.register_columns(width)
-    if takes_band(qkv, radius) and radius > WALK_RADIUS and width <= WALK_WIDTH:
-        tile = tiles.choose("walk_backward", qkv)
+    tile = tiles.choose("walk_backward", qkv) if qkv.element_size() == 2 else None
+    if tile and WALK_RADIUS < radius <= tile.block and width <= WALK_WIDTH:
         count = triton.cdiv(positions, tile.block)
         per = common.pieces_per_program(count, batch * heads, WALK)
         _walk_backward[(batch * triton.cdiv(count, per) * heads,)](

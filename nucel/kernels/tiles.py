@@ -4,7 +4,8 @@ Tiles are fixed by a table and not searched for at run time: the first step star
 which candidate was fastest in that run. The table is calculated, not yet measured; ``benchmarks/gpu/tune_tiles.py``
 measures and prints one. The reasons for its values:
 
-- no register spills to memory, as ``benchmarks/gpu/aot_table.py`` shows;
+- what each unit of the GPU must do at least, as ``benchmarks/gpu/static_count.py`` counts it;
+- no register spills to memory, but where that count says that it pays (tests/kernels/test_compile.py names them);
 - a matrix instruction takes 16 rows of a warp (sm_80) or 64 of four (sm_90), so a block has 16 or more per warp;
 - a block of 128 halves what the global kernels read of K and V through the L2 cache: at width 32 and T = 1024 the reads
   with 64 would take longer than the exponentials;
