@@ -2,30 +2,23 @@
 
     python -m benchmarks.gpu.aot_table [--architectures 80 90] [--ops attention rtd_loss] [--json FILE]
 
-The launchers themselves run, on tensors without data, under a driver that says it is the given architecture and
-compiles where it would launch; so what is compiled is what a GPU would run, alignment and constants included. Prints a
-Markdown table; each row is the largest of a kernel with and without ``lengths``.
+Prints a Markdown table; each row is the largest of a kernel with and without ``lengths``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
-from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.runtime.jit import JITFunction
 
+from benchmarks.gpu.compiling import launches, without_data
 from benchmarks.table import markdown_table
-from nucel.kernels import OPS, attention_triton, rtd_loss_triton, tiles
+from nucel.kernels import OPS, attention_triton, rtd_loss_triton
 
 SHARED_MEMORY_LIMIT = {80: 166_912, 90: 232_448}
 """Bytes that a program can have on A100 and on H100 / H200."""
@@ -33,36 +26,8 @@ SHARED_MEMORY_LIMIT = {80: 166_912, 90: 232_448}
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 HEAD_WIDTHS = (16, 32, 64, 128)
 MODEL_WIDTHS = (64, 256, 512, 1024, 2048)
-RADII = {"band": 64, "wide": 200, "global": None}
+RADII = {"near": 20, "band": 64, "wide": 200, "global": None}
 BATCH, POSITIONS, HEADS = 2, 1024, 16
-
-_CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-_launch = JITFunction.run
-
-
-class CompilingDriver:
-    """As much of a Triton driver as compiling needs."""
-
-    def __init__(self, architecture: int):
-        self.target = GPUTarget("cuda", architecture, 32)
-
-    def get_current_target(self) -> GPUTarget:
-        return self.target
-
-    def get_current_device(self) -> int:
-        return self.target.arch
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-
-def resources(cubin: bytes) -> dict[str, int]:
-    """What the assembler used: REG registers per thread, STACK bytes that values spilled to, SHARED static bytes."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        report = subprocess.run([_CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True)
-    return {name: int(value) for name, value in re.findall(r"\b(REG|STACK|SHARED):(\d+)", report.stdout)}
 
 
 def matrix_instruction(ptx: str) -> str:
@@ -73,11 +38,7 @@ def matrix_instruction(ptx: str) -> str:
     return "none"
 
 
-def without_data(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    return torch.empty(shape, dtype=dtype, device="meta")
-
-
-def launches(dtype: torch.dtype) -> Iterator[tuple[str, str, int, Callable[[], None]]]:
+def passes(dtype: torch.dtype) -> Iterator[tuple[str, str, int, Callable[[], None]]]:
     """Op, kind, width, and a function that launches the op's kernels, forward and backward."""
     for lengths in (None, without_data(BATCH, dtype=torch.int32)):
         for width in HEAD_WIDTHS:
@@ -103,30 +64,24 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[str, str, int, Callable[[], N
 
 
 def compile_all(architecture: int, ops: list[str]) -> list[dict[str, Any]]:
-    """A row for every kernel of the ops x dtype x width x kind of attention."""
-    triton.runtime.driver.set_active(CompilingDriver(architecture))
-    tiles.architecture = lambda device: f"sm_{architecture}"
-    compiled: list[tuple[str, dict[str, Any], Any]] = []
+    """A row for every kernel of the ops x dtype x width x kind of attention.
 
-    def compile_instead(kernel, *args, grid, warmup, **options):
-        binary = _launch(kernel, *args, grid=grid, warmup=True, **options)
-        compiled.append((kernel.__name__.lstrip("_"), options, binary))
-
-    JITFunction.run = partialmethod(compile_instead)
-
+    `serialized` is 1 where the assembler made wgmma instructions wait for one another, which shows in the speed alone.
+    """
     rows: dict[tuple, dict[str, Any]] = {}
     for dtype in DTYPES:
-        for op, kind, width, launch in launches(dtype):
+        for op, kind, width, run in passes(dtype):
             if op not in ops:
                 continue
-            launch()
-            for kernel, options, binary in compiled:
-                used = resources(binary.asm["cubin"])
+            with launches(architecture) as done:
+                run()
+            for launch in done:
+                used, options = launch.resources(), launch.options
                 row = rows.setdefault(
-                    (op, kernel, kind, dtype, width),
+                    (launch.kernel, kind, dtype, width),
                     {
                         "op": op,
-                        "kernel": kernel,
+                        "kernel": launch.kernel,
                         "kind": kind,
                         "dtype": str(dtype).removeprefix("torch."),
                         "width": width,
@@ -135,16 +90,17 @@ def compile_all(architecture: int, ops: list[str]) -> list[dict[str, Any]]:
                         "step": options.get("STEP", options.get("SIDE", 0)),
                         "warps": options["num_warps"],
                         "stages": options["num_stages"],
-                        "multiplies": matrix_instruction(binary.asm["ptx"]),
+                        "multiplies": matrix_instruction(launch.binary.asm["ptx"]),
                         "registers": 0,
                         "shared_bytes": 0,
                         "spilled_bytes": 0,
+                        "serialized": 0,
                     },
                 )
                 row["registers"] = max(row["registers"], used["REG"])
-                row["shared_bytes"] = max(row["shared_bytes"], binary.metadata.shared)
+                row["shared_bytes"] = max(row["shared_bytes"], launch.binary.metadata.shared)
                 row["spilled_bytes"] = max(row["spilled_bytes"], used["STACK"])
-            compiled.clear()
+                row["serialized"] = max(row["serialized"], int(launch.is_serialized()))
     return list(rows.values())
 
 

@@ -4,7 +4,8 @@ Tiles are fixed by a table and not searched for at run time: the first step star
 which candidate was fastest in that run. The table is calculated, not yet measured; ``benchmarks/gpu/tune_tiles.py``
 measures and prints one. The reasons for its values:
 
-- no register spills to memory, as ``benchmarks/gpu/aot_table.py`` shows;
+- what each unit of the GPU must do at least, as ``benchmarks/gpu/static_count.py`` counts it;
+- no register spills to memory, but where that count says that it pays (tests/kernels/test_compile.py names them);
 - a matrix instruction takes 16 rows of a warp (sm_80) or 64 of four (sm_90), so a block has 16 or more per warp;
 - a block of 128 halves what the global kernels read of K and V through the L2 cache: at width 32 and T = 1024 the reads
   with 64 would take longer than the exponentials;
@@ -28,10 +29,13 @@ class Tile(NamedTuple):
     """Positions that it processes at a time; 0 where a kernel has no loop."""
     warps: int
     stages: int
+    registers: int | None = None
+    """The most that a thread may have, where a few fewer than the compiler takes let another program in."""
 
     def options(self) -> dict[str, Any]:
         """Launch options. Fused multiply-adds are requested explicitly: Triton's default may change."""
-        return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
+        most = {} if self.registers is None else {"maxnreg": self.registers}
+        return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True} | most
 
 
 WIDTHS = (32, 64, 128)
@@ -47,14 +51,16 @@ TILES: dict[tuple[str, str], tuple[Tile, Tile, Tile]] = {
     ("local_backward", "sm_80"): (Tile(64, 16, 4, 1), Tile(64, 16, 4, 1), Tile(32, 32, 4, 1)),
     ("local_backward", "sm_90"): (Tile(64, 32, 4, 1), Tile(64, 32, 4, 1), Tile(32, 32, 4, 1)),
     ("local_backward", "fp32"): (Tile(32, 32, 8, 1), Tile(32, 32, 8, 1), Tile(16, 16, 8, 2)),
+    ("walk_backward", "sm_80"): (Tile(64, 0, 4, 1),) * 3,
+    ("walk_backward", "sm_90"): (Tile(64, 0, 4, 1),) * 3,
     ("loop_forward", "sm_80"): (Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
     ("loop_forward", "sm_90"): (Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(128, 64, 8, 3)),
-    ("loop_forward", "fp32"): (Tile(32, 32, 8, 2), Tile(32, 32, 8, 2), Tile(32, 32, 8, 2)),
-    ("global_backward_queries", "sm_80"): (Tile(128, 32, 8, 2), Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)),
+    ("loop_forward", "fp32"): (Tile(32, 32, 8, 2), Tile(32, 32, 8, 2), Tile(32, 16, 8, 2)),
+    ("global_backward_queries", "sm_80"): (Tile(128, 32, 4, 2), Tile(128, 64, 8, 2), Tile(64, 32, 4, 2)),
     ("global_backward_queries", "sm_90"): (Tile(128, 64, 8, 2), Tile(128, 64, 8, 2), Tile(128, 64, 8, 2)),
     ("global_backward_queries", "fp32"): (Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 8, 2)),
-    ("global_backward_keys", "sm_80"): (Tile(128, 64, 8, 2), Tile(128, 32, 8, 2), Tile(64, 32, 4, 2)),
-    ("global_backward_keys", "sm_90"): (Tile(128, 32, 8, 2), Tile(128, 64, 8, 2), Tile(128, 32, 8, 2)),
+    ("global_backward_keys", "sm_80"): (Tile(128, 32, 4, 2), Tile(128, 32, 8, 2), Tile(64, 32, 4, 2)),
+    ("global_backward_keys", "sm_90"): (Tile(128, 64, 8, 2, 128), Tile(128, 64, 8, 2), Tile(128, 32, 8, 2)),
     ("global_backward_keys", "fp32"): (Tile(32, 32, 4, 1), Tile(32, 32, 4, 1), Tile(32, 32, 8, 1)),
 }
 
@@ -70,6 +76,9 @@ STEPS_PER_PROGRAM = 64
 
 It leaves one row of partial sums, in fp32, for all of them: with one row at a time 3 % of what it reads in bf16.
 """
+
+POSITIONS = Tile(1024, 0, 4, 1)
+"""Kernels on one number per position of the RTD loss."""
 
 PARTIAL_SUMS = Tile(16, 256, 8, 3)
 """Kernels that add up partial sums: columns that a program owns, and partial sums that it adds at a time."""

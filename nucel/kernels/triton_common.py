@@ -16,7 +16,7 @@ from torch import Tensor
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 
-kernel = triton.jit(do_not_specialize=["B", "T", "H", "P", "radius"])
+kernel = triton.jit(do_not_specialize=["B", "T", "H", "P", "PER", "TOTALS", "radius"])
 """`triton.jit` for what is launched: sizes that change from batch to batch must not compile a kernel anew.
 
 Widths, which are fixed, are compile-time constants and carry the alignment.
@@ -27,13 +27,21 @@ Widths, which are fixed, are compile-time constants and carry the alignment.
 
 
 @triton.jit
-def locate_tile(tile, lengths, T, BLOCK: tl.constexpr):
+def row_length(lengths, b, T):
+    """The length of row b, within [0, T] whatever was given: clamped before it is cut to 32 bits."""
+    if lengths is None:
+        return T
+    else:
+        return tl.minimum(tl.maximum(tl.load(lengths + b).to(tl.int64), 0), T).to(tl.int32)
+
+
+@triton.jit
+def locate_tile(tile, lengths, T, BLOCK):
     """Row of the batch, first position and the row's length, for tile number `tile` of cdiv(T, BLOCK) tiles per row."""
     tiles_per_row = tl.cdiv(T, BLOCK)
     b = tile // tiles_per_row
     start = (tile % tiles_per_row) * BLOCK
-    length = T if lengths is None else tl.minimum(tl.load(lengths + b).to(tl.int32), T)
-    return b.to(tl.int64), start, length
+    return b.to(tl.int64), start, row_length(lengths, b, T)
 
 
 @triton.jit
@@ -72,9 +80,17 @@ def load_tile(
     start, end, stride,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, NEGATIVE: tl.constexpr = True,
 ):  # fmt: skip
-    """(ROWS, COLUMNS) from position `start` on; 0 outside of [0, end) and beyond WIDTH columns."""
-    mask = tile_mask(start, end, ROWS, COLUMNS, WIDTH, NEGATIVE)
-    return tl.load(tile_pointers(base, start, stride, ROWS, COLUMNS), mask=mask, other=0.0)
+    """(ROWS, COLUMNS) from position `start` on; 0 outside of [0, end) and beyond WIDTH columns.
+
+    An `end` of None says that all ROWS positions are real, which saves their comparisons.
+    """
+    pointers = tile_pointers(base, start, stride, ROWS, COLUMNS)
+    if end is not None:
+        return tl.load(pointers, mask=tile_mask(start, end, ROWS, COLUMNS, WIDTH, NEGATIVE), other=0.0)
+    elif WIDTH < COLUMNS:
+        return tl.load(pointers, mask=(tl.arange(0, COLUMNS) < WIDTH)[None, :], other=0.0)
+    else:
+        return tl.load(pointers)
 
 
 @triton.jit
@@ -103,5 +119,12 @@ def is_supported(x: Tensor, max_width: int) -> bool:
 
 
 def contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Tensors as the kernels' offsets assume them; copies only what is not contiguous, in training nothing."""
-    return tuple(None if x is None else x.contiguous() for x in tensors)
+    """Tensors as the kernels take them: contiguous, and beginning at a multiple of 16 bytes. In training, no copy.
+
+    A contiguous view may begin anywhere. Triton would compile every kernel anew for it, with narrower loads.
+    """
+    return tuple(None if x is None else _aligned(x.contiguous()) for x in tensors)
+
+
+def _aligned(x: Tensor) -> Tensor:
+    return x if x.data_ptr() % 16 == 0 else x.clone()

@@ -13,13 +13,14 @@ from support.truth_attention import Problem, Result, assert_as_good_as_pytorch
 
 pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
-from nucel.kernels import attention_triton
+from nucel.kernels import attention_triton, attention_triton_common, attention_triton_global
 from nucel.kernels.attention import flops, visible_pairs
+from nucel.kernels.triton_common import contiguous
 
 pytestmark = pytest.mark.usefixtures("scratch_of_nan")
 
-KINDS = {"band": 9, "wide": 70, "global": None}
-"""A radius for each of the three ways that attention is computed."""
+KINDS = {"band": 9, "walk": 60, "wide": 70, "global": None}
+"""A radius for each of the ways that attention is computed."""
 
 each_kind = pytest.mark.parametrize("radius", KINDS.values(), ids=KINDS.keys())
 
@@ -50,6 +51,7 @@ SHAPES = [
     ((2, 70, 2, 32), 5, None),
     ((1, 64, 1, 32), 16, None),
     ((1, 200, 1, 32), 64, None),
+    ((2, 139, 1, 32), 40, [139, 70]),
     ((3, 130, 1, 32), 64, [0, 130, 77]),
     ((3, 131, 1, 32), 65, [0, 131, 66]),
     ((1, 150, 1, 32), 100, None),
@@ -95,6 +97,28 @@ def test_is_as_good_as_pytorch(shape, radius, lengths, dtype):
 def test_any_shape_is_as_good_as_pytorch(positions, radius, width, data):
     lengths = data.draw(st.none() | st.lists(st.integers(0, positions), min_size=2, max_size=2))
     problem = draw((2, positions, 1, width), radius, lengths)
+    assert_as_good_as_pytorch(run(problem), problem)
+
+
+@pytest.mark.parametrize("positions", [66, 128], ids="T{}".format)
+@pytest.mark.parametrize("size", [0.1, 1.0, 2.0])
+def test_global_attention_without_a_pivot_is_as_good_as_with_one(size, positions, monkeypatch):
+    """Small scores take the loop that has no pivot, large ones the one that moves it; a bound of 0 is never kept."""
+    problem = draw((1, positions, 1, 32), None, [positions - 1])
+    problem.qkv[:, :, :2] *= size
+    assert_as_good_as_pytorch(run(problem), problem)
+    with_pivot = dict.fromkeys(attention_triton_global.BOUNDS, 0)
+    monkeypatch.setattr(attention_triton_global, "BOUNDS", with_pivot)
+    assert_as_good_as_pytorch(run(problem), problem)
+
+
+def test_sums_that_overflow_without_a_pivot_are_done_again_with_one(monkeypatch):
+    """In bf16 that takes values beyond 2^50; here a bound that lets scores of 25 through, whose exp2 fp16 has not."""
+    monkeypatch.setitem(attention_triton_global.BOUNDS, torch.float16, 1000)
+    problem = draw((1, 70, 1, 32), None, [66])
+    problem = problem._replace(cos=torch.ones_like(problem.cos), sin=torch.zeros_like(problem.sin))
+    problem.qkv[:, :, :2] *= 0.3
+    problem.qkv[:, :, :2, :, 0] = 10
     assert_as_good_as_pytorch(run(problem), problem)
 
 
@@ -207,10 +231,51 @@ def test_strides_do_not_matter(radius):
     assert_same_bits(run(permuted), run(problem))
 
 
+@each_kind
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=dtype_id)
+def test_lengths_beyond_the_row_are_clamped_and_nothing_beyond_it_is_read(radius, dtype):
+    """-1 as an unsigned number, and 2^32 + 9 cut to 32 bits, are lengths too; around the tensors there is NaN."""
+    problem = draw((4, 40, 1, 32), radius, [0, 40, 0, 40], dtype)
+    expected = run(problem)
+    qkv, grad_out = (
+        torch.full((x.shape[0] + 2, *x.shape[1:]), torch.nan, dtype=dtype, device=DEVICE)
+        for x in (problem.qkv, problem.grad_out)
+    )
+    qkv[1:-1], grad_out[1:-1] = problem.qkv, problem.grad_out
+    lengths = torch.tensor([-1, 2**31 + 5, -(2**32) + 9, 2**32 + 9], device=DEVICE)
+    assert_same_bits(run(problem._replace(qkv=qkv[1:-1], grad_out=grad_out[1:-1], lengths=lengths)), expected)
+
+
+@each_kind
+def test_tensors_may_begin_anywhere(radius):
+    """A contiguous view that is not aligned to 16 bytes is copied, others are not."""
+    problem = draw((2, 40, 1, 32), radius, [40, 29])
+    shifted = {}
+    for name in ("qkv", "cos", "sin", "lengths", "grad_out"):
+        x = getattr(problem, name)
+        shifted[name] = torch.empty(x.numel() + 1, dtype=x.dtype, device=DEVICE)[1:].view_as(x).copy_(x)
+        assert shifted[name].data_ptr() % 16 and shifted[name].is_contiguous()
+        assert contiguous(shifted[name])[0].data_ptr() % 16 == 0
+        assert contiguous(x)[0] is x
+    assert_same_bits(run(problem._replace(**shifted)), run(problem))
+
+
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8], ids=dtype_id)
 def test_lengths_of_any_integer_dtype(dtype):
     problem = draw((2, 40, 1, 32), 5, [40, 7])
     assert_same_bits(run(problem._replace(lengths=problem.lengths.to(dtype))), run(problem))
+
+
+@pytest.mark.parametrize("radius", [64, 40])
+def test_a_walk_gives_the_same_bits_however_it_is_split(radius, monkeypatch):
+    """A row of three tiles by one program, by two, and by three."""
+    problem = draw((2, 150, 1, 32), radius, [150, 70])
+    results = []
+    for programs in (1, 3, 6):
+        monkeypatch.setattr(attention_triton_common, "PROGRAMS", programs)
+        results.append(run(problem))
+    assert_same_bits(results[1], results[0])
+    assert_same_bits(results[2], results[0])
 
 
 # ---- limits and counts -----------------------------------------------------------------------------------------------

@@ -20,6 +20,12 @@ OTHER_AMPERE_LIMIT = 101_376
 """99 KiB, what a program can have on the GPUs of sm_86, sm_89 and sm_120, which take the tiles of sm_80."""
 
 
+SPILLS = {"walk_backward": 648, "global_backward_keys": 24}
+"""Bytes of a thread that may spill, by kernel. Both pay by the count of `static_count`, see benchmarks/NOTES.md: a walk
+loads everything once, at the price of three tiles in registers; with 128 registers two programs of the keys' kernel
+share a multiprocessor."""
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> list[dict]:
     """Both architectures at once, each in a process of its own, where Triton compiles and does not interpret."""
@@ -46,20 +52,40 @@ def test_every_kernel_is_compiled_for_every_architecture_dtype_and_width(table):
         for dtype in ("float32", "float16", "bfloat16"):
             for width in (16, 32, 64, 128):
                 band = "loop_forward" if dtype == "float32" else "band_forward"
+                walks = dtype != "float32" and width <= 32
                 expected = {
-                    "band": {band, "local_backward"},
+                    "near": {band, "local_backward"},
+                    "band": {"walk_forward", "walk_backward"} if walks else {band, "local_backward"},
                     "wide": {"rotate", "loop_forward", "local_backward"},
-                    "global": {"rotate", "loop_forward", "global_backward_queries", "global_backward_keys"},
+                    "global": {
+                        "rotate",
+                        "loop_forward",
+                        "prepare_backward",
+                        "global_backward_queries",
+                        "global_backward_keys",
+                    },
                 }
                 for kind, kernels in expected.items():
                     assert all(("attention", kernel, kind, sm, dtype, width) in compiled for kernel in kernels)
             for width in (64, 256, 512, 1024, 2048):
-                for kernel in ("forward", "finish_forward", "backward", "finish_backward"):
+                for kernel in (
+                    "forward",
+                    "position_losses",
+                    "finish_forward",
+                    "position_grads",
+                    "backward",
+                    "finish_backward",
+                ):
                     assert ("rtd_loss", kernel, "", sm, dtype, width) in compiled
 
 
-def test_nothing_spills(table):
-    assert [row for row in table if row["spilled_bytes"]] == []
+def test_nothing_spills_but_where_it_pays(table):
+    assert [row for row in table if row["spilled_bytes"] > SPILLS.get(row["kernel"], 0)] == []
+
+
+def test_no_wgmma_waits_for_another(table):
+    """ptxas says so in a note (C7514, C7515) and compiles on."""
+    assert [row for row in table if row["serialized"]] == []
 
 
 def test_shared_memory_fits(table):
@@ -68,7 +94,8 @@ def test_shared_memory_fits(table):
 
 
 def test_tensor_cores_multiply_16_bit_products(table):
-    attention = [row for row in table if row["op"] == "attention" and row["kernel"] != "rotate"]
+    passes = ("rotate", "prepare_backward")
+    attention = [row for row in table if row["op"] == "attention" and row["kernel"] not in passes]
     products = [row for row in attention if row["dtype"] != "float32"]
     assert {row["multiplies"] for row in products} <= {"mma", "wgmma"}
     # Blocks of 64 queries or more fill Hopper's instruction.

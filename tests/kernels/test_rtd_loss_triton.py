@@ -28,6 +28,7 @@ def many_programs():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles, "STEPS_PER_PROGRAM", 3)
         patch.setattr(tiles, "PARTIAL_SUMS", tiles.Tile(16, 4, 4, 1))
+        patch.setattr(tiles, "POSITIONS", tiles.Tile(8, 0, 4, 1))
         yield
 
 
@@ -108,27 +109,44 @@ def test_a_large_mean_leaves_the_variance_exact():
 
 
 @triton.jit
-def _gelu_of(x, value, slope, N: tl.constexpr):
+def _gelu_of(x, value, slope, N: tl.constexpr, EXACT: tl.constexpr):
     i = tl.arange(0, N)
     given = tl.load(x + i)
-    h, tail = rtd_loss_triton._gelu(given)
+    h, tail = rtd_loss_triton._gelu(given, EXACT)
     tl.store(value + i, h)
     tl.store(slope + i, rtd_loss_triton._gelu_derivative(given, tail))
 
 
-def test_gelu_is_exact_to_fp32():
-    """x Phi(x) within half a step of fp32 at max(1, |x|) and the arithmetic around it; its slope likewise."""
+@pytest.fixture(scope="module")
+def gelu_points() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x, gelu(x) and its slope in fp64."""
     extremes = torch.tensor([0.0, 1e-30, 100.0, 1e4])
     x = torch.cat((torch.linspace(-14, 14, 2**16 - 2 * len(extremes)), extremes, -extremes)).to(DEVICE)
-    value, slope = torch.full_like(x, torch.nan), torch.full_like(x, torch.nan)
-    _gelu_of[(1,)](x, value, slope, x.numel())
     exact = x.double().requires_grad_()
     expected = F.gelu(exact)
-    (expected_slope,) = torch.autograd.grad(expected.sum(), exact)
+    (slope,) = torch.autograd.grad(expected.sum(), exact)
+    return x, expected.detach(), slope
+
+
+def test_gelu_is_exact_to_fp32(gelu_points):
+    """x Phi(x) within half a step of fp32 at max(1, |x|) and the arithmetic around it; its slope likewise."""
+    x, expected, expected_slope = gelu_points
+    value, slope = torch.full_like(x, torch.nan), torch.full_like(x, torch.nan)
+    _gelu_of[(1,)](x, value, slope, x.numel(), True)
     step = torch.finfo(torch.float32).eps * x.abs().clamp(min=1)
     assert ((value - expected).abs() <= step).all()
     # At 1.4, where the slope is steepest in the two rounded terms that make it, each of order 1.
     assert ((slope - expected_slope).abs() <= 3 * torch.finfo(torch.float32).eps).all()
+
+
+def test_gelu_of_16_bits_is_a_hundredth_of_their_step_off(gelu_points):
+    """fp16's step at 1 is 1e-3, and a result is rounded by half of it."""
+    x, expected, expected_slope = gelu_points
+    value, slope = torch.full_like(x, torch.nan), torch.full_like(x, torch.nan)
+    _gelu_of[(1,)](x, value, slope, x.numel(), False)
+    step = torch.finfo(torch.float16).eps * x.abs().clamp(min=1)
+    assert ((value - expected).abs() <= step / 100).all()
+    assert ((slope - expected_slope).abs() <= step / 100).all()
 
 
 # ---- laws ------------------------------------------------------------------------------------------------------------
@@ -232,6 +250,12 @@ def test_strides_do_not_matter():
         lengths=torch.stack((problem.lengths, problem.lengths), 1)[:, 0],
     )
     assert_same_bits(run(strided), run(problem))
+
+
+def test_lengths_beyond_the_row_are_clamped():
+    problem = draw((4, 10, 64), [0, 10, 0, 10])
+    lengths = torch.tensor([-1, 2**31 + 5, -(2**32) + 9, 2**32 + 9], device=DEVICE)
+    assert_same_bits(run(problem._replace(lengths=lengths)), run(problem))
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8], ids=dtype_id)
