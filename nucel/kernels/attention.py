@@ -12,15 +12,13 @@ installed, the kernels of `attention_triton` are registered for CUDA.
 
 from __future__ import annotations
 
-import importlib.util
-
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from . import attention_cpu, reference
 from .reference import attention_weights
-from .registration import Direction, register
+from .registration import Direction, has_triton, register
 
 __all__ = [
     "attention", "attention_backward_op", "attention_op", "attention_weights", "flops", "visible_pairs",
@@ -74,7 +72,7 @@ attention_op.register_autograd(_backward, setup_context=_setup_context)
 attention_op.register_kernel("cpu", attention_cpu.attention_forward)
 attention_backward_op.register_kernel("cpu", attention_cpu.attention_backward)
 
-if importlib.util.find_spec("triton") is not None:
+if has_triton():
     from . import attention_triton
 
     register(

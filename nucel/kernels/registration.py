@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
+import importlib.util
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.library import CustomOpDef
+
+OLDEST_TRITON = (3, 6)
+"""What the kernels were tested with; builds of torch for CUDA bring a Triton of their own."""
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether there is a Triton that the kernels compile with; warns of an older one.
+
+    Without it CUDA tensors are computed by the reference. A CPU needs none.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return False
+    version = importlib.metadata.version("triton")
+    if tuple(map(int, version.split(".")[:2])) >= OLDEST_TRITON:
+        return True
+    warnings.warn(
+        f"Triton {version} is older than {'.'.join(map(str, OLDEST_TRITON))}: CUDA tensors are computed by the slow "
+        f"PyTorch reference; a newer torch brings a newer Triton",
+        stacklevel=2,
+    )
+    return False
 
 
 class Direction(NamedTuple):

@@ -12,13 +12,11 @@ Where Triton is installed, the kernels of `rtd_loss_triton` are registered for C
 
 from __future__ import annotations
 
-import importlib.util
-
 import torch
 from torch import Tensor
 
 from . import reference
-from .registration import Direction, register
+from .registration import Direction, has_triton, register
 
 # ---- registration ----------------------------------------------------------------------------------------------------
 
@@ -74,7 +72,7 @@ def _backward(ctx, grad_loss, _grad_logits):
 
 rtd_loss_op.register_autograd(_backward, setup_context=_setup_context)
 
-if importlib.util.find_spec("triton") is not None:
+if has_triton():
     from . import rtd_loss_triton
 
     register(

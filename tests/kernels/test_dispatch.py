@@ -34,3 +34,23 @@ def test_every_op_is_fused_for_cuda_where_triton_is_installed():
 
 def test_without_triton_everything_runs_the_reference():
     subprocess.run([sys.executable, "-c", WITHOUT_TRITON], check=True)
+
+
+OLD_TRITON = """
+import importlib.metadata
+import warnings
+installed = importlib.metadata.version
+importlib.metadata.version = lambda name: "3.5.1" if name == "triton" else installed(name)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import torch
+    from nucel.kernels import fused_ops
+assert fused_ops(torch.device("cuda")) == []
+(message,) = [str(one.message) for one in caught if "older than 3.6" in str(one.message)]
+assert "slow PyTorch reference" in message
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton has no wheel for this platform")
+def test_a_triton_that_is_too_old_is_announced_and_not_used():
+    subprocess.run([sys.executable, "-c", OLD_TRITON], check=True)
