@@ -38,11 +38,6 @@ except ImportError:
     igzip = None  # type: ignore[assignment]
     _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 COPY_SUFFIX = ".nucel.fa"
 _DIGITS = 12
 _PIECE_BYTES = 1 << 20
@@ -171,29 +166,18 @@ def _create_locked(path: Path) -> IO[bytes]:
     """Create a file that nobody else may read until it has its source's permissions, and lock it while it is open."""
     while True:
         file = open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))  # noqa: SIM115
-        _lock(file, wait=True)
+        files.try_lock(file, wait=True)
         if path.exists():
             return file
         # Before it was locked, another process took it for a dead one's and removed it.
         file.close()
 
 
-def _lock(file: IO[bytes], wait: bool) -> bool:
-    """Lock a file until it is closed or its process ends, however that ends; False where that cannot be done."""
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:  # another process holds the lock, or the file system has none
-        return False
-    return True
-
-
 def _remove_abandoned(base: Path) -> None:
     """Remove what killed processes left of the copies of a source: temporary files that nobody has locked."""
     for temporary in base.parent.glob(f".nucel-{glob.escape(base.name)}.*{COPY_SUFFIX}.*.tmp"):
         with contextlib.suppress(OSError), open(temporary, "r+b") as file:
-            if _lock(file, wait=False):
+            if files.try_lock(file, wait=False):
                 temporary.unlink(missing_ok=True)
 
 

@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 try:
     import fcntl
@@ -133,6 +133,17 @@ def sha256(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def try_lock(file: IO[bytes], wait: bool) -> bool:
+    """Lock an open file until it is closed or its process ends, however that ends; False where that cannot be done."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:  # another process holds the lock, or the file system has none
+        return False
+    return True
 
 
 class NoLocksError(OSError):

@@ -119,6 +119,26 @@ def test_tables_and_regions_are_embedded_like_their_sequences(embed, tmp_path):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("ending", [".npz", ".h5", ".parquet"])
+def test_embeddings_of_regions_keep_their_place(embed, tmp_path, ending):
+    """Names may be alike; the coordinates tell which region a vector is of."""
+    genome, bed = tmp_path / "g.fa", tmp_path / "r.bed"
+    genome.write_text(">chr1\n" + "ACGTTGCA" * 10 + "\n")
+    bed.write_text("chr1\t3\t9\tsame\t0\t-\nchr1\t8\t20\tsame\n")
+    path = embed("--genome", genome, source=bed, out="r" + ending)[2]
+    expected = {"contig": ["chr1"] * 2, "start_bp": ["3", "8"], "end_bp": ["9", "20"], "strand": ["-", "+"]}
+    if ending == ".npz":
+        found = np.load(path)
+        columns = {name: found[name].tolist() for name in expected}
+    elif ending == ".h5":
+        with pytest.importorskip("h5py").File(path) as file:
+            columns = {name: [cell.decode() for cell in file[name][:]] for name in expected}
+    else:
+        table = pytest.importorskip("pyarrow.parquet").read_table(path)
+        columns = {name: table[name].to_pylist() for name in expected}
+    assert columns == expected
+
+
 def test_attention_weights_are_written_on_request(embed, model):
     for ending in (".npz", ".h5"):
         code, _, path, _ = embed("--attention-layers", 1, 0, out="e" + ending)
