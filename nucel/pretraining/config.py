@@ -184,7 +184,7 @@ def debug() -> TrainConfig:
 
 
 def small() -> TrainConfig:
-    """A few million parameters: a bacterium on two idle CPU cores within half an hour (--dtype bf16), or a small GPU."""
+    """A few million parameters: a bacterium on two idle cores within half an hour (--dtype bf16), or a small GPU."""
     return TrainConfig(
         model=ElectraConfig(
             generator=EncoderConfig(layers=3, width=128, heads=4, intermediate=256, init_std=0.04),
