@@ -68,7 +68,7 @@ class ElectraConfig:
     mask_rate: float = 0.15
     """Share of a window's positions that are masked."""
     temperature: float = 1.0
-    """Of the draw from the generator; not stated in the paper."""
+    """Sampling temperature of the generator; not stated in the paper."""
     discriminator_weight: float = 50.0
     """Weight of the discriminator's loss beside the generator's."""
     tie_embeddings: bool = True

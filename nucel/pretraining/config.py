@@ -55,7 +55,7 @@ class Recipe(WindowOptions):
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Compute precision; auto is bf16 on a GPU and fp32 on a CPU. Weights are always fp32."""
     seed: int = 0
-    """Of the weights, the windows, the masks and the proposals."""
+    """Random seed of weights, windows, masks and sampled bases."""
     init_from: Path | None = None
     """Begin with the weights of a run or of a folder with its model directories, instead of new ones."""
 

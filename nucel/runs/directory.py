@@ -29,6 +29,16 @@ from ..runtime.files import finite, mib
 from .description import GenomeDescription, RunDescription
 
 
+class _File:
+    """A file or a folder of a run, by its name in the run's folder."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __get__(self, run: RunDirectory, owner: type[RunDirectory]) -> Path:
+        return run.path / self.name
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """A run's folder. Making one of these creates nothing on the disk."""
@@ -38,46 +48,17 @@ class RunDirectory:
     def __str__(self) -> str:
         return str(self.path)
 
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.path / "tensorboard"
-
-    @property
-    def card(self) -> Path:
-        return self.path / "README.md"
-
-    @property
-    def curves(self) -> Path:
-        return self.path / "loss.png"
-
-    @property
-    def not_finite(self) -> Path:
-        """The windows of the last step whose loss or gradient was not finite."""
-        return self.path / "not_finite.tsv"
-
-    @property
-    def demo_genome(self) -> Path:
-        return self.path / "demo.fa"
-
-    @property
-    def checkpoints_folder(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def _description(self) -> Path:
-        return self.path / "run.json"
-
-    @property
-    def summary(self) -> Path:
-        return self.path / "summary.json"
-
-    @property
-    def _lock(self) -> Path:
-        return self.path / "lock"
+    metrics = _File("metrics.jsonl")
+    tensorboard = _File("tensorboard")
+    card = _File("README.md")
+    curves = _File("loss.png")
+    not_finite = _File("not_finite.tsv")
+    """The windows of the last step whose loss or gradient was not finite."""
+    demo_genome = _File("demo.fa")
+    checkpoints_folder = _File("checkpoints")
+    summary = _File("summary.json")
+    _description = _File("run.json")
+    _lock = _File("lock")
 
     @property
     def resume_command(self) -> str:

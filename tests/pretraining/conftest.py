@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from support.resuming import WORDS
 from support.training import TINY
 
 from nucel.genome import demo
@@ -28,5 +29,18 @@ def run(genome, tmp_path, capsys):
         code = main(words)
         stdout = capsys.readouterr().out
         return code, json.loads(stdout.splitlines()[-1]) if code == 0 else stdout
+
+    return call
+
+
+@pytest.fixture
+def start(genome, tmp_path, capsys):
+    """Starts a run of a name; returns its directory. Later calls of main are the tests' own."""
+
+    def call(name, *words):
+        folder = tmp_path / name
+        assert main([*WORDS, "--genome", str(genome), "--out", str(folder), *map(str, words)]) == 0
+        capsys.readouterr()
+        return folder
 
     return call

@@ -22,19 +22,6 @@ def genome(tmp_path) -> Path:
     return write_genome(tmp_path / "genome.fa")
 
 
-@pytest.fixture
-def start(genome, tmp_path, capsys):
-    """Starts a run of a name; returns its directory. Later calls of main are the tests' own."""
-
-    def call(name, *words):
-        folder = tmp_path / name
-        assert main([*WORDS, "--genome", str(genome), "--out", str(folder), *map(str, words)]) == 0
-        capsys.readouterr()
-        return folder
-
-    return call
-
-
 # ---- --extend-steps --------------------------------------------------------------------------------------------------
 
 
