@@ -5,6 +5,7 @@ from .genome import Genome, Windows, WindowSampler
 from .genome.sequences import read_sequences
 from .inference.attention import attention_weights
 from .inference.embedding import embed_positions
+from .interpretation.networks import load_pair
 from .model.encoder import Encoder
 from .model.hub import load, load_classifier
 from .model.networks import Classifier
@@ -43,5 +44,6 @@ __all__ = [
     "encode",
     "load",
     "load_classifier",
+    "load_pair",
     "read_sequences",
 ]

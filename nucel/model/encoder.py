@@ -11,7 +11,7 @@ Legend: B batch, T positions, H heads, D head width, C model width, M masked slo
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -136,16 +136,30 @@ class Encoder(nn.Module):
         Raises:
             ValueError: there is no such layer.
         """
+        return self.hidden_states(tokens, (layer,), lengths)[0]
+
+    def hidden_states(self, tokens: Tensor, layers: Sequence[int], lengths: Tensor | None = None) -> list[Tensor]:
+        """Hidden states of several layers from one pass, each (B, T, C), in the order asked for; else as `forward`.
+
+        Raises:
+            ValueError: there is no such layer.
+        """
         last = len(self.layers)
-        if not -last - 1 <= layer <= last:
-            raise ValueError(f"layer must lie in [{-last - 1}, {last}] for an encoder of {last} blocks, got {layer}")
-        depth = layer if layer >= 0 else layer + last + 1
+        for layer in layers:
+            if not -last - 1 <= layer <= last:
+                raise ValueError(
+                    f"layer must lie in [{-last - 1}, {last}] for an encoder of {last} blocks, got {layer}"
+                )
+        depths = [layer if layer >= 0 else layer + last + 1 for layer in layers]
         global_rotary, local_rotary = self._rotary(tokens)
 
         x = self.embeddings(tokens)
-        for number, block in zip(range(depth), self.layers, strict=False):
+        found = {0: x} if 0 in depths else {}
+        for number, block in zip(range(max(depths, default=0)), self.layers, strict=False):
             x = block(x, global_rotary if self.config.is_global(number) else local_rotary, lengths)
-        return self.final_norm(x) if depth == last else x
+            if number + 1 in depths:
+                found[number + 1] = self.final_norm(x) if number + 1 == last else x
+        return [found[depth] for depth in depths]
 
     def attention_weights(
         self, tokens: Tensor, layers: Collection[int], lengths: Tensor | None = None

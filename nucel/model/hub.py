@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -199,4 +201,38 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
     require_alphabet(directory)
     _require_match(network, state, directory / "model.safetensors")
     network.load_state_dict(state)
+    return network.eval()
+
+
+def load_generator(path: str | os.PathLike[str]) -> Generator:
+    """A generator or masked LM, of ours or of transformers' ModernBertForMaskedLM, ready for inference.
+
+    Raises:
+        HubError: no such directory, another network or alphabet, missing or damaged weights.
+    """
+    directory = Path(path)
+    config = read_config(directory)
+    tied = config.get("tie_word_embeddings", True)
+    return _with_weights(directory, lambda: Generator(encoder_config(config), tied, context_of(config)))
+
+
+def load_discriminator(path: str | os.PathLike[str]) -> Discriminator:
+    """A discriminator, whose logits say which tokens look original, ready for inference.
+
+    Raises:
+        HubError: no such directory, another network or alphabet, missing or damaged weights.
+    """
+    directory = Path(path)
+    config = read_config(directory)
+    return _with_weights(directory, lambda: Discriminator(encoder_config(config), context_of(config)))
+
+
+def _with_weights(directory: Path, build: Callable[[], Generator | Discriminator]) -> Any:
+    """The network that a directory's config describes, with the directory's weights."""
+    try:
+        network = build()
+    except (HubError, ConfigError) as error:
+        raise HubError(f"{directory / 'config.json'}: {error}") from None
+    require_alphabet(directory)
+    network.load_state_dict(weights_for(network, directory))
     return network.eval()

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ..kernels.rtd_loss import rtd_loss
 from ..tokenizers.nucleotide import PAD, TOKENS
@@ -50,6 +51,10 @@ class Generator(nn.Module):
         rows = positions[..., None].expand(-1, -1, hidden.shape[-1])
         return self.decoder(self.head(hidden.gather(1, rows)))
 
+    def logits(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Logits (B, T, V) at every position of tokens (B, T); those of padding mean nothing."""
+        return self.decoder(self.head(self.model(tokens, lengths)))
+
 
 class Discriminator(nn.Module):
     """Replaced-token detector: one logit per position, high where the token looks original."""
@@ -71,6 +76,33 @@ class Discriminator(nn.Module):
             lengths,
             self.head.norm.eps,
         )
+
+    def logits(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Logits (B, T) in fp32, without labels: the log-odds that each token of tokens (B, T) is the original.
+
+        A gradient flows through them where one is wanted. Logits of padding mean nothing.
+        """
+        return self.logits_of_hidden(self.model(tokens, lengths))
+
+    def logits_of_hidden(self, hidden: Tensor) -> Tensor:
+        """The same logits (B, T), from the encoder's last hidden states (B, T, C).
+
+        Neither way holds GELU's or the norm's output, (B, T, C), for longer than it takes to use it: the loss op fuses
+        them, and where a gradient is wanted, which that op does not pass through its logits, they are recomputed.
+        """
+        dense = self.head.dense(hidden)
+        if torch.is_grad_enabled() and dense.requires_grad:
+            return checkpoint(self._logits_of_dense, dense, use_reentrant=False)
+        labels = torch.zeros(dense.shape[:2], dtype=torch.bool, device=dense.device)  # they enter the loss alone
+        norm, last = self.head.norm, self.classifier
+        _, logits = rtd_loss(dense, norm.weight, last.weight.squeeze(0), last.bias.squeeze(0), labels, None, norm.eps)
+        return logits
+
+    def _logits_of_dense(self, dense: Tensor) -> Tensor:
+        """In the op's precision: fp32, or fp64 for fp64 input, under autocast too."""
+        with torch.autocast(dense.device.type, enabled=False):
+            activated = F.gelu(dense.to(torch.promote_types(dense.dtype, torch.float32)))
+            return self.classifier(self.head.norm(activated)).squeeze(-1)
 
 
 class Classifier(nn.Module):

@@ -1,0 +1,3 @@
+"""What a trained pair says about sequences: the effects of variants."""
+
+from __future__ import annotations
