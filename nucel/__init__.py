@@ -6,6 +6,7 @@ from .genome.sequences import read_sequences
 from .inference.attention import attention_weights
 from .inference.embedding import embed_positions
 from .interpretation.networks import load_pair
+from .interpretation.variant_effect import score_variants
 from .model.encoder import Encoder
 from .model.hub import load, load_classifier
 from .model.networks import Classifier
@@ -46,4 +47,5 @@ __all__ = [
     "load_classifier",
     "load_pair",
     "read_sequences",
+    "score_variants",
 ]

@@ -75,6 +75,8 @@ class Allele(NamedTuple):
     """Token ids uint8 of the bases that change, and of those that an indel may as well be placed at."""
     alt: np.ndarray = _EMPTY
     """Token ids uint8 of what stands there instead."""
+    offset_bp: int = 0
+    """Where that first base is on the contig that the variant names: 0 unless the file has only a piece of it."""
 
     @property
     def scored(self) -> bool:
@@ -112,18 +114,19 @@ def resolve(reference: Reference, variant: Variant) -> Allele:
     if isinstance(place, str):
         return Allele(place)
     contig, start_bp = place
+    offset_bp = variant.start_bp - start_bp
     there = reference.genome.fetch(contig, start_bp, start_bp + len(ref))
     differs = there != ref
     if differs.any():
         return Allele(_mismatch(reference, contig, start_bp, there[differs], alt), contig)
-    start_bp, ref, alt = start_bp + first_bp - variant.start_bp, changed, instead
+    start_bp, ref, alt = first_bp - offset_bp, changed, instead
     if (ref == nucleotide.UNK).any():
         return Allele(UNKNOWN_BASE, contig)
     if max(len(ref), len(alt)) > MAX_ALLELE_BP:
         return Allele(TOO_LONG, contig)
     if len(ref) == len(alt):
-        return Allele(OK, contig, start_bp, ref, alt)
-    return Allele(INDEL, contig, *_all_placements(reference, contig, start_bp, ref, alt))
+        return Allele(OK, contig, start_bp, ref, alt, offset_bp)
+    return Allele(INDEL, contig, *_all_placements(reference, contig, start_bp, ref, alt), offset_bp)
 
 
 def _mismatch(reference: Reference, contig: int, start_bp: int, there: np.ndarray, alt: np.ndarray) -> str:
