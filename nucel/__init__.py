@@ -6,6 +6,7 @@ from .genome.sequences import read_sequences
 from .inference.attention import attention_weights
 from .inference.embedding import embed_positions
 from .interpretation.networks import load_pair
+from .interpretation.saturation import saturation_mutagenesis
 from .interpretation.variant_effect import score_variants
 from .model.encoder import Encoder
 from .model.hub import load, load_classifier
@@ -47,5 +48,6 @@ __all__ = [
     "load_classifier",
     "load_pair",
     "read_sequences",
+    "saturation_mutagenesis",
     "score_variants",
 ]

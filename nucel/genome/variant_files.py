@@ -205,6 +205,10 @@ class VariantFile:
         except ArrowException as error:
             raise InputError(f"{self.path} is not a Parquet file, or damaged: {error}") from None
 
+    def types(self) -> list[Any]:
+        """Arrow types of a Parquet file's columns."""
+        return list(self._parquet().schema_arrow.types)
+
     def cells(self, record: Record) -> list[Any]:
         """A record's cells under `columns`; that of alt is to be replaced by one allele."""
         if self.kind in (VCF, BCF):

@@ -82,16 +82,22 @@ class Scorer:
     Attributes:
         scores: names of the scores that it computes, in order.
         reference: where it finds contigs.
+        room_bp: bases of the longest window.
+        passes: what it runs, with the tokens that went through so far.
     """
 
     def __init__(self, networks: Networks, reference: Reference, options: ScoreOptions, precision: Precision):
         self.reference, self.options = reference, options
         self.scores = options.chosen(networks)
-        self._room_bp = options.room_bp(networks)
-        self._share_bp = options.share_window or (max(1, self._room_bp // 2) if options.fast else None)
-        if self._share_bp is not None and self._share_bp > self._room_bp:
-            raise ConfigError(f"share_window must be at most the {self._room_bp} bases of a window")
+        self.room_bp = options.room_bp(networks)
+        self._share_bp = options.share_window or (max(1, self.room_bp // 2) if options.fast else None)
+        if self._share_bp is not None and self._share_bp > self.room_bp:
+            raise ConfigError(f"share_window must be at most the {self.room_bp} bases of a window")
         self.passes = Passes(networks, self.scores, options, precision)
+
+    @property
+    def networks(self) -> Networks:
+        return self.passes.networks
 
     def score(self, variants: Sequence[Variant]) -> Scored:
         """Scores of some variants, whose windows are all held at once; see `Scored`."""
@@ -125,19 +131,37 @@ class Scorer:
                 scored.scores[name][owners[::strands]] = values.reshape(-1, strands).mean(1)
         return scored
 
+    def noise(self, variant: Variant) -> float | None:
+        """The cosine distance between a variant's window and itself in another batch; None without an encoder."""
+        allele = resolve(self.reference, variant)
+        window = self._window(allele)
+        tokens = self.reference.genome.fetch(*window)
+        return self.passes.noise(rows_of(allele, window, tokens, both_strands=True))
+
     def _fitting(self, allele: Allele) -> Allele:
         """What is longer than a window with some bases around it cannot be scored in it."""
         longest = max(len(allele.ref), len(allele.alt))
-        return Allele(TOO_LONG, allele.contig) if allele.scored and longest > self._room_bp // 2 else allele
+        return Allele(TOO_LONG, allele.contig) if allele.scored and longest > self.room_bp // 2 else allele
 
     def _window(self, allele: Allele) -> Window:
-        return place(allele, int(self.reference.genome.lengths[allele.contig]), self._room_bp, self._share_bp)
+        return place(allele, int(self.reference.genome.lengths[allele.contig]), self.room_bp, self._share_bp)
 
     def stream(self, variants: Iterable[Variant]) -> Iterator[Scored]:
         """Chunks of any number of variants, in order."""
         remaining = iter(variants)
         while chunk := list(islice(remaining, CHUNK)):
             yield self.score(chunk)
+
+
+def networks_of(model: Model) -> Networks:
+    """The networks of a directory, or of what is in memory.
+
+    Raises:
+        HubError, CheckpointError: a directory that cannot be loaded.
+    """
+    if isinstance(model, str | os.PathLike):
+        return load_networks(model)
+    return model if isinstance(model, Networks) else Networks.of(model)
 
 
 def make_scorer(
@@ -148,11 +172,7 @@ def make_scorer(
     Raises:
         ConfigError, HubError, CheckpointError, GenomeError: what cannot be used together, or at all.
     """
-    networks = model
-    if isinstance(model, str | os.PathLike):
-        networks = load_networks(model)
-    elif not isinstance(model, Networks):
-        networks = Networks.of(model)
+    networks = networks_of(model)
     if device == "model":
         device = str(networks.device)
     precision = choose_precision(device, "fp32" if dtype == "auto" else dtype)

@@ -48,10 +48,15 @@ class _Masked(Sequence):
 
 
 class Passes:
-    """Runs networks over rows. Legend: n rows, T positions without [CLS], K sites."""
+    """Runs networks over rows. Legend: n rows, T positions without [CLS], K sites.
+
+    Attributes:
+        tokens: how many, [CLS] included, went through the encoder or discriminator, and through the generator.
+    """
 
     def __init__(self, networks: Networks, scores: tuple[str, ...], options: ScoreOptions, precision: Precision):
-        self._networks, self._scores, self._options, self._precision = networks, scores, options, precision
+        self.networks, self._scores, self._options, self.precision = networks, scores, options, precision
+        self.tokens = {"encoder": 0, "generator": 0}
 
     def run(self, rows: list[Row]) -> dict[str, np.ndarray]:
         """The chosen scores of rows, float64 (n,) by name; nan where a score is not defined for an indel."""
@@ -83,13 +88,13 @@ class Passes:
 
     def _proposed(self, logits: np.ndarray, row: Row) -> float:
         """The generator's part of rtd_corrected, from its logits (K, 4) at the masked sites."""
-        log_q = log_softmax(logits, self._networks.temperature)
-        return log_ratio(proposal_term(log_q, self._networks.mask_rate), row)
+        log_q = log_softmax(logits, self.networks.temperature)
+        return log_ratio(proposal_term(log_q, self.networks.mask_rate), row)
 
     def _predict(self, network: Callable[[Batch], Tensor], tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
         longest = max(len(sequence) for sequence in tokens) + 1
         size = self._options.batch_size or max(1, _BATCH_TOKENS // longest)
-        return list(predict(network, tokens, self._precision, size))
+        return list(predict(network, tokens, self.precision, size))
 
     # ---- both alleles against each other -----------------------------------------------------------------------------
 
@@ -123,8 +128,9 @@ class Passes:
 
     def _states(self, batch: Batch, names: list[str]) -> list[Tensor | None]:
         """Hidden states (B, T, C) and logits z (B, T) without [CLS], each only where a score needs it."""
-        networks, layer = self._networks, self._options.layer
+        networks, layer = self.networks, self._options.layer
         hidden = logits = None
+        self.tokens["encoder"] += batch.tokens.numel()
         if not set(JUDGEMENTS) & set(names):
             hidden = networks.encoder(batch.tokens, batch.lengths, layer)
         elif set(DISTANCES) & set(names):
@@ -133,6 +139,20 @@ class Passes:
         else:
             logits = networks.discriminator.logits(batch.tokens, batch.lengths)
         return [None if state is None else state[:, 1:] for state in (hidden, logits)]
+
+    @torch.no_grad()
+    def noise(self, rows: list[Row]) -> float | None:
+        """The largest cosine distance of a row's reference alone and the same among others; None without an encoder."""
+        if self.networks.encoder is None:
+            return None
+        tokens = [tokens for row in rows for tokens in (row.ref, row.alt)] * 2
+        device = self.precision.device
+        alone, among = make_batch(tokens, [0], device), make_batch(tokens, range(len(tokens)), device)
+        with self.precision.autocast():
+            hidden = [self._states(batch, list(DISTANCES))[0] for batch in (alone, among)]
+        n = alone.tokens.shape[1] - 1
+        aligned = align([rows[0]._replace(alt=rows[0].ref)], 1, (n, n), device)
+        return distances(hidden[0], hidden[1][:1, :n], aligned)["cosine"].item()
 
     # ---- the generator -----------------------------------------------------------------------------------------------
 
@@ -149,7 +169,8 @@ class Passes:
         unique = {row.window: row.ref for row in rows}
 
         def network(batch: Batch) -> Tensor:
-            return self._networks.generator.logits(batch.tokens, batch.lengths)[:, 1:, _FIRST:_LAST]
+            self.tokens["generator"] += batch.tokens.numel()
+            return self.networks.generator.logits(batch.tokens, batch.lengths)[:, 1:, _FIRST:_LAST]
 
         logits = dict(zip(unique, self._predict(network, list(unique.values())), strict=True))
         return [logits[row.window][list(row.sites)] for row in rows]
@@ -158,10 +179,11 @@ class Passes:
         """Logits of the four bases (K, 4) at K positions of each sequence, counted without [CLS]."""
         most = max(map(len, positions))
         padded = np.array([[*at, *[0] * (most - len(at))] for at in positions]) + 1
-        table = torch.from_numpy(padded).to(self._precision.device)
+        table = torch.from_numpy(padded).to(self.precision.device)
 
         def network(batch: Batch) -> Tensor:
-            return self._networks.generator(batch.tokens, table[batch.rows], batch.lengths)[..., _FIRST:_LAST]
+            self.tokens["generator"] += batch.tokens.numel()
+            return self.networks.generator(batch.tokens, table[batch.rows], batch.lengths)[..., _FIRST:_LAST]
 
         found = self._predict(network, tokens)
         return [logits[: len(at)] for logits, at in zip(found, positions, strict=True)]
