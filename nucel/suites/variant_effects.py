@@ -90,7 +90,7 @@ class Judge:
         paths = [out.with_name(out.name + f".evaluation.{ending}") for ending in ("tsv", "md")]
         for path, text in zip(paths, (table, page), strict=True):
             write_text(path, text)
-        console.print(page, soft_wrap=True, markup=False)
+        console.print(f"compared with what was measured in {paths[1]}", soft_wrap=True, markup=False)
         return {"evaluation": str(paths[0])}
 
     def _judged(self, scorer: Scorer) -> Judged:
