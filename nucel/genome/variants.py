@@ -95,6 +95,8 @@ class Allele(NamedTuple):
 def trim(start_bp: int, ref: np.ndarray, alt: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
     """Without the prefix, then the suffix, that both alleles share; arrays of any dtype. Equal alleles become empty."""
     shared = min(len(ref), len(alt))
+    if not shared or (ref[0] != alt[0] and ref[-1] != alt[-1]):  # as nearly all variants are
+        return start_bp, ref, alt
     prefix = int(np.argmin(np.append(ref[:shared] == alt[:shared], False)))
     ref, alt, shared = ref[prefix:], alt[prefix:], shared - prefix
     suffix = int(np.argmin(np.append(ref[::-1][:shared] == alt[::-1][:shared], False)))

@@ -27,6 +27,7 @@ from support.variants import (
 )
 
 import nucel
+from benchmarks.bench_score import memory_rows
 from nucel.genome.variants import Variant
 from nucel.interpretation.variant_scores import NEEDS
 from nucel.score import main
@@ -353,3 +354,10 @@ def test_a_genome_in_memory_serves_the_function_too(model, tmp_path, fasta):
     np.testing.assert_array_equal(
         nucel.score_variants(model, variants, genome)["rtd"], nucel.score_variants(model, variants, fasta)["rtd"]
     )
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_records(tmp_path):
+    """`python -m benchmarks.bench_score` measures the same for a million records."""
+    _, many = memory_rows(tmp_path, (3_000, 30_000))
+    assert many["peak"] > 100 and many["growth"] < 50
