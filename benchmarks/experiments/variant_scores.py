@@ -1,18 +1,19 @@
-"""Which score tells changes that break a planted motif from changes that break nothing?
+"""How well does each score know what the source of a genome makes unlikely?
 
-    python -m benchmarks.experiments.variant_scores --out benchmarks/results [--runs DIR] [--steps 800] [--seed 0]
+    python -m benchmarks.experiments.variant_scores --out benchmarks/results [--run RUN] [--steps 1500] [--seed 0]
 
-For two generated genomes whose motifs are known, pre-trains a pair (preset `debug`; one contig is held out) and scores
-two groups of single-base variants of the held-out contig: changes inside intact motifs, and as many changes of the same
-kinds (the same base for the same other) far from motifs, repeats and unknown bases.
+The demo genome is drawn from known chains, with known motifs, so that the truth about a change is known. A pair is
+pre-trained on it (preset `debug`; one contig is held out) and asked two questions about single-base variants of the
+held-out contig, far from repeats and unknown bases:
 
-- `planted`: motifs in independent, equally frequent bases. A change of the background changes no probability.
-- `demo`: the demo genome of `python -m nucel.train`. Its background is a Markov chain with transitions near 0 and 1, so
-  that a change of the background is unlikely as well, and often less likely than one of a motif.
+- r with the truth: changes of the background, far from motifs. The truth is the log-ratio of the source's conditional
+  probabilities of alt and ref, given the bases on both sides: three transitions of the chain that fits the 200 bp
+  around best. It is cut at -8 and 8, since some transitions hardly ever occur.
+- AUROC of broken motifs: changes inside intact motifs against neutral ones, changes of the background whose true
+  log-ratio lies within 1 of 0.
 
-The AUROC of each score for the first group against the second is written to OUT/variant_scores.md, with 95 % intervals
-by bootstrap over stretches of 250 bp, and the differences that the question is about. A run that DIR holds already,
-DIR/planted or DIR/demo, is scored as it is.
+OUT/variant_scores.md has both for every score, with 95 % intervals by bootstrap over stretches of 250 bp, and the
+differences that the question is about. RUN is scored as it is where it is there already.
 """
 
 from __future__ import annotations
@@ -30,62 +31,36 @@ import numpy as np
 import torch
 
 from benchmarks.table import Row, Table, machine
-from nucel.genome.demo import demo_motifs, write_demo_genome
+from nucel.genome.demo import demo_background, demo_motifs, write_demo_genome
 from nucel.genome.variants import Variant
 from nucel.interpretation.networks import Networks, load_networks
 from nucel.interpretation.variant_effect import Scored, score_variants
 from nucel.interpretation.variant_scores import IS_DISTANCE
 from nucel.runs.directory import RunDirectory
 from nucel.runs.log import read_metrics
-from nucel.suites.judging import Figure, ranking
+from nucel.suites.judging import Figure, correlations, ranking
 
 HELD_OUT = "demo3"
-PLANTED_BP = {"demo1": 300_000, HELD_OUT: 40_000}
-_MOTIFS, _MOTIF_BP, _EVERY_BP = 6, 12, 40
-_FAR_BP = 10
-_BLOCK_BP = 250
-_MOST = 1000
-"""Changes inside motifs that are scored, drawn at random where there are more."""
+_FAR_BP, _BLOCK_BP, _FIT_BP = 10, 250, 201
+_SURE = 20.0
+"""By how many nats one chain must fit the bases around better than the others."""
+_CUT = 8.0
 DIFFERENCES = (("rtd_corrected", "llr"), ("rtd_corrected", "rtd"), ("rtd", "llr"))
 
 
-class Group(NamedTuple):
-    """Variants of a contig, those that break a motif first."""
+class Question(NamedTuple):
+    """Variants, and what is known of each."""
 
+    name: str
     variants: list[Variant]
-    breaks: np.ndarray
-    """bool (n,)."""
+    truth: np.ndarray
+    """bool (n,), whether a motif is broken; or float (n,), the true log-ratio."""
 
 
-def write_planted_genome(path: Path, seed: int = 0) -> list[str]:
-    """Write a FASTA of random bases with motifs, one per 40 bp on the forward strand; returns the motifs."""
-    rng = np.random.default_rng(seed)
-    motifs = ["".join(rng.choice(list("ACGT"), _MOTIF_BP)) for _ in range(_MOTIFS)]
-    with open(path, "w", encoding="ascii") as fasta:
-        for name, length in PLANTED_BP.items():
-            bases = rng.choice(list("ACGT"), length)
-            for start in range(0, length - _EVERY_BP, _EVERY_BP):  # each in its own stretch, so that none is cut
-                place = start + int(rng.integers(_EVERY_BP - _MOTIF_BP))
-                bases[place : place + _MOTIF_BP] = list(motifs[rng.integers(_MOTIFS)])
-            fasta.write(f">{name} planted, seed {seed}\n{''.join(bases)}\n")
-    return motifs
-
-
-def write_genome(name: str, path: Path) -> list[str]:
-    """Write one of the genomes; returns its motifs."""
-    if name == "planted":
-        return write_planted_genome(path)
-    write_demo_genome(path)
-    return demo_motifs()
-
-
-def train(run: Path, genome: Path, steps: int, seed: int, context: int = 128) -> None:
-    """The verb, as it would be typed in a shell; 4,096 tokens a step."""
-    words = (
-        f"debug --genome {genome} --hold-out {HELD_OUT} --hold-out-fraction 0 --steps {steps} --validate-every 200 "
-        f"--context {context} --window-bp {context + 32} --overlap-bp 16 --batch-size {4096 // context} --seed {seed}"
-    )
-    command = [*words.split(), "--save-every", "200", "--out", str(run), "--resume", "auto"]
+def train(run: Path, genome: Path, steps: int, seed: int) -> None:
+    """The verb, as it would be typed in a shell."""
+    words = f"debug --genome {genome} --hold-out {HELD_OUT} --hold-out-fraction 0 --steps {steps} --validate-every 500"
+    command = [*words.split(), "--save-every", "500", "--seed", str(seed), "--out", str(run), "--resume", "auto"]
     subprocess.run([sys.executable, "-m", "nucel.train", *command], check=True)
 
 
@@ -95,83 +70,121 @@ def contig_text(genome: Path, name: str) -> str:
     return next("".join(record.splitlines()[1:]) for record in records if record.startswith(f"{name} "))
 
 
-def group(text: str, contig: str, motifs: list[str], most: int = _MOST, seed: int = 0) -> Group:
-    """Changes inside intact motifs, and as many neutral ones of the same kinds."""
+class Source:
+    """What the demo genome's contig was drawn from."""
+
+    def __init__(self, text: str):
+        self.text = text
+        self._bases = np.array(["ACGT".find(letter) for letter in text.upper()])
+        with np.errstate(divide="ignore"):
+            self._log_p = np.maximum(np.log(demo_background()), -25)  # (3, 16, 4)
+        fits = np.stack([np.convolve(self._each(log_p), np.ones(_FIT_BP), "same") for log_p in self._log_p])
+        self._chain = fits.argmax(0)
+        first, second = np.sort(fits, axis=0)[::-1][:2]
+        self.in_motif = np.zeros(len(text), bool)
+        for motif in demo_motifs():
+            for match in re.finditer(f"(?={motif})", text):  # upper case: not in a repeat
+                self.in_motif[match.start() : match.start() + len(motif)] = True
+        taken = self.in_motif | np.array([letter not in "ACGT" for letter in text])
+        self.is_background = (np.convolve(taken, np.ones(2 * _FAR_BP + 1), "same") == 0) & (first - second > _SURE)
+        self.is_background[:_FAR_BP] = self.is_background[-_FAR_BP:] = False
+
+    def _each(self, log_p: np.ndarray) -> np.ndarray:
+        """The log-probability of each base after the two before it, at least -10; 0 where one of them is unknown."""
+        bases, found = self._bases, np.zeros(len(self._bases))
+        known = (bases[2:] >= 0) & (bases[1:-1] >= 0) & (bases[:-2] >= 0)
+        found[2:][known] = log_p[4 * bases[:-2][known] + bases[1:-1][known], bases[2:][known]]
+        return np.maximum(found, -10)
+
+    def log_ratio(self, variant: Variant) -> float:
+        """ln p(alt) - ln p(ref) at a place of the background, given all other bases."""
+        log_p, around = self._log_p[self._chain[variant.start_bp]], self._bases[variant.start_bp - 2 :][:5].copy()
+        totals = []
+        for base in (variant.ref, variant.alt):
+            around[2] = "ACGT".index(base)
+            totals.append(sum(log_p[4 * around[k] + around[k + 1], around[k + 2]] for k in range(3)))
+        return float(totals[1] - totals[0])
+
+    def changes(self, where: np.ndarray, rng: np.random.Generator) -> list[Variant]:
+        """All single-base changes of the bases that are marked, in random order."""
+        places = [(i, alt) for i in np.flatnonzero(where).tolist() for alt in "ACGT" if alt != self.text[i]]
+        return [Variant(HELD_OUT, i, self.text[i], alt) for i, alt in (places[k] for k in rng.permutation(len(places)))]
+
+
+def questions(text: str, most: int = 1000, seed: int = 0) -> list[Question]:
+    """Both questions, with at most so many variants of each kind."""
     rng = np.random.default_rng(seed)
-    inside = np.zeros(len(text), bool)
-    for motif in motifs:
-        for match in re.finditer(f"(?={motif})", text):  # upper case: not in a repeat
-            inside[match.start() : match.start() + len(motif)] = True
-    taken = inside | np.array([letter not in "ACGT" for letter in text])
-    near = np.convolve(taken, np.ones(2 * _FAR_BP + 1), "same") > 0
-    neutral = {base: rng.permutation([i for i, x in enumerate(text) if x == base and not near[i]]) for base in "ACGT"}
-    breaking = [Variant(contig, i, text[i], alt) for i in np.flatnonzero(inside).tolist() for alt in "ACGT"]
-    breaking = [variant for variant in breaking if variant.alt != variant.ref]
-    breaking = [breaking[i] for i in np.sort(rng.permutation(len(breaking))[:most])]
-    used = dict.fromkeys("ACGT", 0)
-    others = []
-    for variant in breaking:
-        places = neutral[variant.ref]
-        others.append(variant._replace(start_bp=int(places[used[variant.ref] % len(places)])))
-        used[variant.ref] += 1
-    return Group([*breaking, *others], np.arange(2 * len(breaking)) < len(breaking))
+    source = Source(text)
+    background = source.changes(source.is_background, rng)
+    truths = np.array([source.log_ratio(variant) for variant in background])
+    neutral = [background[i] for i in np.flatnonzero(np.abs(truths) < 1)[:most]]
+    breaking = source.changes(source.in_motif, rng)[: len(neutral)]
+    broken = np.arange(len(breaking) + len(neutral)) < len(breaking)
+    return [
+        Question("r with the truth", background[:most], np.clip(truths[:most], -_CUT, _CUT)),
+        Question("AUROC of broken motifs", [*breaking, *neutral], broken),
+    ]
 
 
-def figures(scored: Scored, chosen: Group) -> dict[str, Figure]:
-    """AUROC of every score; ratios count as -score, as their definition has it: a change that fits less."""
-    blocks = np.array([variant.start_bp // _BLOCK_BP for variant in chosen.variants])
-    oriented = {name: values if name in IS_DISTANCE else -values for name, values in scored.scores.items()}
-    return {name: ranking(values, chosen.breaks, blocks).auroc for name, values in oriented.items()}
+def figures(scored: Scored, question: Question) -> dict[str, Figure]:
+    """The question's figure for every score; larger distances and lower ratios count as less likely."""
+    blocks = np.array([variant.start_bp // _BLOCK_BP for variant in question.variants])
+    unlikely = {name: values if name in IS_DISTANCE else -values for name, values in scored.scores.items()}
+    if question.truth.dtype == bool:
+        return {name: ranking(values, question.truth, blocks).auroc for name, values in unlikely.items()}
+    none = np.zeros(len(blocks))
+    return {name: correlations(values, -question.truth, none, blocks)[0] for name, values in unlikely.items()}
 
 
-def rows_of(networks: Networks, genome: Path, motifs: list[str], about: Row) -> Iterator[Row]:
-    """A row for each score, then those of the differences."""
-    chosen = group(contig_text(genome, HELD_OUT), HELD_OUT, motifs)
-    found = figures(score_variants(networks, chosen.variants, genome, progress=True), chosen)
-    for score, figure in found.items():
-        yield {**about, "score": score, "variants": len(chosen.variants), **_values(figure)}
-    for one, other in DIFFERENCES:
-        difference = Figure.of(found[one].value - found[other].value, found[one].draws - found[other].draws)
-        yield {**about, "score": f"{one} minus {other}", "variants": len(chosen.variants), **_values(difference)}
+def rows_of(networks: Networks, genome: Path, model: str) -> Iterator[Row]:
+    """A row for each question and score, then those of the differences."""
+    for question in questions(contig_text(genome, HELD_OUT)):
+        about = {"question": question.name, "model": model}
+        found = figures(score_variants(networks, question.variants, genome, progress=True), question)
+        for one, other in DIFFERENCES:
+            draws = found[one].draws - found[other].draws
+            found[f"{one} minus {other}"] = Figure.of(found[one].value - found[other].value, draws)
+        for score, figure in found.items():
+            values = {"figure": figure.value, "low": figure.low, "high": figure.high}
+            yield {**about, "score": score, "variants": len(question.variants), **values}
 
 
-def _values(figure: Figure) -> Row:
-    return {"auroc": figure.value, "low": figure.low, "high": figure.high}
-
-
-def note_of(name: str, run: Path) -> str:
+def note_of(run: Path) -> str:
     last = [line for line in read_metrics(RunDirectory(run)) if line["split"] == "validation"][-1]
     return (
-        f"{name}: {last['step']} steps, held-out generator loss {last['generator_loss']:.4f} nats (a coin: 1.3863), "
-        f"discriminator's AUROC {last['rtd_auroc']:.3f}."
+        f"`python -m nucel.train debug` on the demo genome, {last['step']} steps; on the held-out contig the "
+        f"generator's loss is {last['generator_loss']:.4f} nats (a coin: 1.3863), the discriminator's AUROC "
+        f"{last['rtd_auroc']:.3f}."
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for variant_scores.json and variant_scores.md")
-    parser.add_argument("--runs", type=Path, help="folder of the runs; trained there where there is none")
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--run", type=Path, help="run directory; trained there where there is none")
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    table = Table(
-        machine(torch.device("cpu")),
-        ("genome", "model", "score"),
-        {"variants": ("variants", ",d"), "auroc": ("AUROC", ".3f"), "low": ("low", ".3f"), "high": ("high", ".3f")},
-        options.out / "variant_scores",
-        "AUROC of changes in intact motifs, half of the variants, against changes of the same kinds elsewhere, on a "
-        "held-out contig.",
-    )
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("planted", "demo"):
-            genome, run = Path(folder) / f"{name}.fa", (options.runs or Path(folder)) / name
-            motifs = write_genome(name, genome)
-            if not RunDirectory(run).has_checkpoint():
-                train(run, genome, options.steps, options.seed)
-            table.note += f" {note_of(name, run)}"
-            trained = load_networks(run)
-            for networks, model in ((trained, "trained"), (trained.untrained(), "untrained")):
-                table.fill(rows_of(networks, genome, motifs, {"genome": name, "model": model}))
+        genome, run = Path(folder) / "demo.fa", options.run or Path(folder) / "run"
+        write_demo_genome(genome)
+        if not RunDirectory(run).has_checkpoint():
+            train(run, genome, options.steps, options.seed)
+        trained = load_networks(run)
+        table = Table(
+            machine(torch.device("cpu")),
+            ("question", "model", "score"),
+            {
+                "variants": ("variants", ",d"),
+                "figure": ("figure", ".3f"),
+                "low": ("low", ".3f"),
+                "high": ("high", ".3f"),
+            },
+            options.out / "variant_scores",
+            note_of(run),
+        )
+        for networks, name in ((trained, "trained"), (trained.untrained(), "untrained")):
+            table.fill(rows_of(networks, genome, name))
     print(table.markdown())
 
 

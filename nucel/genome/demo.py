@@ -38,6 +38,16 @@ def demo_motifs(seed: int = 0) -> list[str]:
     return ["".join("ACGT"[base] for base in motif) for motif in motifs]
 
 
+def demo_background(seed: int = 0) -> np.ndarray:
+    """The chains of the background that `write_demo_genome` draws stretches from, with the same seed.
+
+    Returns:
+        float64 (3, 16, 4): for each chain, the probability of A, C, G, T after each two bases (4 * first + second).
+    """
+    chains, _, _ = _parts(np.random.default_rng(seed))
+    return np.diff(np.array(chains), axis=2, prepend=0)
+
+
 def _parts(rng: np.random.Generator) -> tuple[list[list[list[float]]], list[np.ndarray], list[np.ndarray]]:
     """What a genome is put together from: chains of its background, families of repeats, motifs."""
     background = [_markov_chain(rng, gc) for gc in (0.38, 0.5, 0.6)]

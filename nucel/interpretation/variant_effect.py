@@ -93,6 +93,9 @@ class Scorer:
         self._share_bp = options.share_window or (max(1, self.room_bp // 2) if options.fast else None)
         if self._share_bp is not None and self._share_bp > self.room_bp:
             raise ConfigError(f"share_window must be at most the {self.room_bp} bases of a window")
+        depth = len(networks.encoder.layers) if networks.encoder is not None else 0
+        if networks.encoder is not None and not -depth - 1 <= options.layer <= depth:
+            raise ConfigError(f"layer must lie in [{-depth - 1}, {depth}] for this model, got {options.layer}")
         self.passes = Passes(networks, self.scores, options, precision)
 
     @property

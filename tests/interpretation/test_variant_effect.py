@@ -251,7 +251,7 @@ def test_each_model_gives_what_it_can_and_says_what_it_cannot(pair, genome):
     [
         ({"scores": ("rdt",)}, "scores are"), ({"strands": "reverse"}, "strands"), ({"context": 3}, "context"),
         ({"share_window": 64}, "share_window must be at most"), ({"fast": True, "scores": ("rtd",)}, "--fast"),
-        ({"dtype": "int8"}, "dtype"), ({"batch_size": 0}, "batch_size"),
+        ({"dtype": "int8"}, "dtype"), ({"layer": 3}, "layer must lie in"), ({"batch_size": 0}, "batch_size"),
     ],
 )  # fmt: skip
 def test_bad_options_are_refused(pair, genome, options, message):
