@@ -6,11 +6,6 @@ import csv
 import gzip
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +22,10 @@ from support.variants import (
 )
 
 import nucel
-from benchmarks.bench_score import memory_rows
 from nucel.genome.variants import Variant
 from nucel.interpretation.variant_scores import NEEDS
 from nucel.score import main
 
-REPOSITORY = Path(__file__).parents[2]
 CONTIGS = {"chr1": random_bases(300, 21), "chr2": random_bases(90, 22), "chrM": random_bases(70, 23)}
 DEFAULT = tuple(name for name in NEEDS if name != "pll")
 
@@ -323,41 +316,9 @@ def test_low_precision_tells_its_noise(score, tmp_path):
     assert code == 0 and "cosine distance of a window and itself" in stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_killed_midway_leaves_no_file(model, tmp_path, sent):
-    """A kill that cannot be caught leaves a hidden temporary file, which the next start removes."""
-    contigs = {"chr1": random_bases(4000, 5)}
-    genome = write_fasta(tmp_path / "g.fa", contigs)
-    vcf = write_vcf(tmp_path / "v.vcf", substitutions(contigs, 4000))
-    command = [sys.executable, "-m", "nucel.score", model, vcf, "--genome", genome, "--out", tmp_path / "o.tsv"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([*map(str, command)], env=environment, cwd=REPOSITORY, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 120
-        while not any(p.stat().st_size for p in tmp_path.glob(".nucel-o.tsv.*.tmp")) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.send_signal(sent)
-        assert process.wait(60) != 0
-    assert not (tmp_path / "o.tsv").exists() and not (tmp_path / "o.tsv.json").exists()
-    if sent == signal.SIGKILL:
-        few = write_vcf(tmp_path / "few.vcf", [Variant("chr1", 7, contigs["chr1"][7], other_base(contigs["chr1"][7]))])
-        assert main([str(model), str(few), "--genome", str(genome), "--out", str(tmp_path / "o.tsv")]) == 0
-    assert not list(tmp_path.glob(".nucel-*"))
-
-
-# ---- memory ----------------------------------------------------------------------------------------------------------
-
-
 def test_a_genome_in_memory_serves_the_function_too(model, tmp_path, fasta):
     genome = genome_of(tmp_path, CONTIGS)
     variants = [snv("chr1", 30), snv("chr2", 30)]
     np.testing.assert_array_equal(
         nucel.score_variants(model, variants, genome)["rtd"], nucel.score_variants(model, variants, fasta)["rtd"]
     )
-
-
-@pytest.mark.slow
-def test_memory_does_not_grow_with_the_records(tmp_path):
-    """`python -m benchmarks.bench_score` measures the same for a million records."""
-    _, many = memory_rows(tmp_path, (3_000, 30_000))
-    assert many["peak"] > 100 and many["growth"] < 50
