@@ -110,7 +110,7 @@ def _annotated(record: Record, scored: Scored, ours: set[str]) -> str:
     if not record.alts:
         return record.source
     before, info, *after = _split_info(record.source)
-    kept = [] if info == "." else [item for item in info.split(";") if item.partition("=")[0] not in ours]
+    kept = [item for item in info.split(";") if item not in ("", ".") and item.partition("=")[0] not in ours]
     kept += [f"{info_key(name)}={','.join(map(_number, values))}" for name, values in scored.scores.items()]
     kept.append(f"NUCEL_STATUS={','.join(scored.status)}")
     return "\t".join([before, ";".join(kept), *after])
