@@ -6,6 +6,8 @@ from .genome.sequences import SequenceOptions, read_sequences
 from .inference.attention import attention_weights
 from .inference.embedding import embed_positions
 from .interpretation.networks import load_pair
+from .interpretation.saturation import saturation_mutagenesis
+from .interpretation.variant_effect import score_variants
 from .model.encoder import Encoder
 from .model.hub import load, load_classifier
 from .model.networks import Classifier
@@ -50,4 +52,6 @@ __all__ = [
     "load_pair",
     "read_sequences",
     "read_task",
+    "saturation_mutagenesis",
+    "score_variants",
 ]

@@ -25,6 +25,8 @@ IS_UNKNOWN = (nucleotide.ENCODE == nucleotide.UNK).astype(np.uint8)
 _LETTERS = np.frombuffer(string.ascii_letters.encode(), np.uint8)
 # The letters that stand for a base, and N, which stands for any.
 _NUCLEOTIDES = np.append(np.flatnonzero(nucleotide.ENCODE != nucleotide.UNK), [ord("N"), ord("n")])
+_HEADER_BYTES = 1024
+"""Longest header whose description is read."""
 SUFFIXES = (".fa", ".fasta", ".fna", ".fas", ".ffn", ".fsa")
 # What the reader counts for each contig: the classes of each byte, bits that csrc/fasta.hpp defines.
 _GC, _MASKED, _UNKNOWN = _nucel.GC, _nucel.MASKED, _nucel.UNKNOWN
@@ -131,6 +133,11 @@ class Genome:
             file.native.require_unchanged()
         return digest.hexdigest()
 
+    @functools.cached_property
+    def descriptions(self) -> tuple[str, ...]:
+        """What follows the name in each contig's header, n of them; empty where nothing does. Read on first use."""
+        return tuple(text for file in self._opened for text in file.descriptions())
+
     def contig_number(self, contig: str | int) -> int:
         """Position of a contig in ``contigs``, given its name or that position itself.
 
@@ -232,6 +239,16 @@ class _OpenFasta:
                     f"{self.source}: two records are named '{name[:60]}', at lines {lines[0]} and {lines[1]}; "
                     f"'seqkit rename' makes names differ"
                 )
+
+    def descriptions(self) -> Iterator[str]:
+        """What follows the name in each header. A header ends right before the record's first base."""
+        with open(self.fasta, "rb") as file:
+            for name, (_, offset, _, _) in zip(self.names, self.native.entries.tolist(), strict=True):
+                file.seek(max(0, offset - _HEADER_BYTES))
+                before = file.read(min(offset, _HEADER_BYTES)).rstrip(b"\r\n")
+                header = before[before.rfind(b"\n") + 1 :].decode(errors="replace")
+                words = header.removeprefix(">").split(maxsplit=1)
+                yield words[1].strip() if len(words) == 2 and words[0] == name else ""
 
 
 def _open_fasta(source: Path, fasta: Path) -> _OpenFasta:

@@ -111,21 +111,17 @@ class Networks:
         return self
 
     @classmethod
-    def of(
-        cls, model: Electra | Discriminator | Generator | Encoder, name: str = "the model", **about: Any
-    ) -> Networks:
-        """From networks in memory."""
+    def of(cls, model: Electra | Discriminator | Generator | Encoder, **about: str) -> Networks:
+        """From networks in memory; `about` is a name and a fingerprint."""
         if isinstance(model, Electra):
-            pair, rates = model, model.config
-            return cls(
-                pair.discriminator.model, pair.discriminator, pair.generator, rates.mask_rate, rates.temperature,
-                name, **about,
-            )  # fmt: skip
+            rates: dict[str, Any] = {"mask_rate": model.config.mask_rate, "temperature": model.config.temperature}
+            encoder = model.discriminator.model
+            return cls(encoder, model.discriminator, model.generator, **rates, **about)  # type: ignore[arg-type]
         if isinstance(model, Discriminator):
-            return cls(encoder=model.model, discriminator=model, name=name, **about)
+            return cls(encoder=model.model, discriminator=model, **about)  # type: ignore[arg-type]
         if isinstance(model, Generator):
-            return cls(encoder=model.model, generator=model, name=name, **about)
-        return cls(encoder=model, name=name, **about)
+            return cls(encoder=model.model, generator=model, **about)  # type: ignore[arg-type]
+        return cls(encoder=model, **about)  # type: ignore[arg-type]
 
     def untrained(self, seed: int = 0) -> Networks:
         """The same networks with weights drawn anew from a seed: the control that shows what training adds."""
@@ -162,14 +158,14 @@ def load_networks(path: str | os.PathLike[str]) -> Networks:
     directory = Path(path)
     parts = [directory / name for name in ("discriminator", "generator") if (directory / name).is_dir()]
     if len(parts) == 2:
-        return Networks.of(load_pair(directory), str(path), fingerprint=_fingerprint(*parts))
+        return Networks.of(load_pair(directory), name=str(path), fingerprint=_fingerprint(*parts))
     folder = next((f for f in (directory / "masked_lm", *parts) if f.is_dir()), directory)
     architectures = hub.read_architectures(folder)
     load: dict[str, Callable[[Path], Any]] = {
         MASKED_LM: hub.load_generator, TOKEN_CLASSIFICATION: hub.load_discriminator,
     }  # fmt: skip
     network = next((load[name](folder) for name in architectures if name in load), None)
-    return Networks.of(network or hub.load(folder), str(path), fingerprint=_fingerprint(folder))
+    return Networks.of(network or hub.load(folder), name=str(path), fingerprint=_fingerprint(folder))
 
 
 def _fingerprint(*folders: Path) -> str:

@@ -40,6 +40,15 @@ def test_finetune_csv_learns_the_motif(tmp_path):
     assert len((tmp_path / "new.tsv").read_text().splitlines()) == 6
 
 
+@pytest.mark.slow
+def test_score_variants_scores_a_file_and_a_region(tmp_path):
+    output = output_of("score_variants.py", tmp_path)
+    assert len(re.findall(r"^\w+: 60 variants, median -?[\d.]+", output, flags=re.MULTILINE)) == 3
+    ((motif, rows),) = re.findall(r"all variants of (\w+): \((\d+), 4\)", output)
+    assert len(motif) == int(rows)
+    assert len((tmp_path / "scored.tsv").read_text().splitlines()) == 61
+
+
 def test_every_example_is_tested():
     tested = set(re.findall(r'output_of\("(\w+\.py)"', Path(__file__).read_text(encoding="utf-8")))
     assert tested == {path.name for path in REPOSITORY.glob("examples/*.py")}

@@ -32,6 +32,7 @@ MEANING = {
     "--dtype": "Compute precision",
     "--label-column": "Column",
     "--contigs": "by name or glob",
+    "--layer": "Whose hidden states",
     "--seeds": "One training for each",
 }
 """Where words differ, what all of them say."""

@@ -10,10 +10,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from support.pair import save_pair, tiny_pair
 from support.tiny import save_tiny_model, tiny_classifier, write_task
 from support.tiny_run import MODEL, write_genome
 
-from nucel import finetune, plot, predict, scan, suite, train
+from nucel import finetune, plot, predict, scan, score, suite, train
 from nucel.embed import __main__ as embed
 from nucel.genome import __main__ as genome
 from nucel.model import hub
@@ -22,6 +23,7 @@ from nucel.objectives.metrics import composition_cross_entropy
 from nucel.objectives.mlm import MaskedLM
 
 VERBS = {"train": train, "embed": embed, "predict": predict, "plot": plot, "genome": genome, "scan": scan} | {
+    "score": score,
     "finetune": finetune,
     "suite": suite,
 }
@@ -163,6 +165,15 @@ def test_fine_tuning_says_whether_it_beat_a_constant_guess(ended, tmp_path):
     lines, summary = ended("finetune", model, *words, "--epochs", 1, "--lr", "1e-12", "--out", tmp_path / "b")
     assert "no better than a constant guess (0); try a larger --lr" in lines[0]
     assert command(lines[2])[:5] == ["python", "-m", "nucel.predict", str(tmp_path / "b"), "SEQUENCES.fa"]
+
+
+def test_scored_variants_say_what_is_missing(ended, tmp_path):
+    model = save_pair(tmp_path / "run", tiny_pair())
+    (tmp_path / "g.fa").write_text(">c\n" + "ACGTTGCAAC" * 20 + "\n")
+    (tmp_path / "v.tsv").write_text("chrom\tpos\tref\talt\nc\t100\tC\tA\nc\t101\tA\t<DEL>\n")
+    words = (tmp_path / "v.tsv", "--genome", tmp_path / "g.fa", "--out", tmp_path / "o.tsv", "--max-mismatches", 1)
+    lines, summary = ended("score", model, *words)
+    assert lines[0] == "Scored 1 of 2 variants; without scores: 1 unsupported." and summary["scored"] == 1
 
 
 def test_a_suite_says_where_its_table_is(ended, tmp_path):
