@@ -222,7 +222,7 @@ def plain_files(sources: Sequence[Path], cache: Path, beside: bool = True) -> li
     return plain
 
 
-def _decompress(source: Path, cache: Path, beside: bool, suffix: str, show: Callable[[Path, int], None]) -> Path:
+def _decompress(source: Path, cache: Path, beside: bool, suffix: str, show: Callable[[Path, int], None] | None) -> Path:
     """Make the copy of a file, and tell where it is."""
     before = source.stat()
     writable = _is_writable(source.parent)
@@ -243,17 +243,13 @@ def _decompress(source: Path, cache: Path, beside: bool, suffix: str, show: Call
     return copy
 
 
-def _ignore(source: Path, packed_bytes: int) -> None:
-    pass
-
-
 @contextlib.contextmanager
-def _progress(sources: Sequence[Path]) -> Iterator[Callable[[Path, int], None]]:
-    """One bar for all files, called with the one that is read and how far; none where they are soon done."""
+def _progress(sources: Sequence[Path]) -> Iterator[Callable[[Path, int], None] | None]:
+    """One bar for all files, called with the one that is read and how far; None where they are soon done."""
     sizes = {source: source.stat().st_size for source in sources}
     total = sum(sizes.values())
     if total <= _LONG_BYTES:
-        yield _ignore
+        yield None
         return
     with cli.progress_bar() as bar:
         before = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
@@ -264,14 +260,14 @@ def _progress(sources: Sequence[Path]) -> Iterator[Callable[[Path, int], None]]:
         yield show
 
 
-def _gunzip(source: Path, show: Callable[[Path, int], None] = _ignore) -> Iterator[bytes]:
+def _gunzip(source: Path, show: Callable[[Path, int], None] | None = None) -> Iterator[bytes]:
     """Pieces of the decompressed file; its checksums and lengths are compared on the way."""
     shown = 0.0
     try:
         with open(source, "rb") as packed, (igzip or gzip).open(packed, "rb") as file:
             while piece := file.read(_PIECE_BYTES):
                 yield piece
-                if time.monotonic() - shown > 0.2:
+                if show and time.monotonic() - shown > 0.2:
                     shown = time.monotonic()
                     show(source, packed.tell())
     except _DAMAGED as error:
