@@ -80,14 +80,20 @@ def test_one_network_after_the_other_gives_the_gradients_of_the_sum_bit_for_bit(
         assert torch.equal(expected.grad, found.grad)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 1e-2)], ids=str)
-def test_compiled_and_eager_training_agree_over_50_steps(dtype, tolerance):
-    """Within this share of each loss; rounding differs, and 50 steps amplify it."""
-    eager, compiled = Trainer(dtype=dtype), Trainer(dtype=dtype)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_compiled_and_eager_training_agree_over_50_steps(dtype):
+    """Rounding differs, and 50 steps amplify it: in fp32 to less than 1e-4 of each loss.
+
+    In bf16 the compiled losses are at most twice as far from the fp32 ones as the eager losses are, and a rounding.
+    """
+    exact, compiled = Trainer().losses(50), Trainer(dtype=dtype)
     compile_blocks(compiled.model)
-    expected, found = eager.losses(50), compiled.losses(50)
-    assert expected[-5:, 0].mean() < expected[:5, 0].mean() - 0.3  # something was learned
-    torch.testing.assert_close(found, expected, rtol=tolerance, atol=0)
+    found = compiled.losses(50)
+    assert exact[-5:, 0].mean() < exact[:5, 0].mean() - 0.3  # something was learned
+    allowed = 1e-4
+    if dtype == torch.bfloat16:
+        allowed = 2 * float((Trainer(dtype=dtype).losses(50) / exact - 1).abs().max()) + torch.finfo(dtype).eps
+    assert float((found / exact - 1).abs().max()) <= allowed
 
 
 def test_compiled_blocks_compute_no_product_twice():
@@ -157,5 +163,5 @@ def test_the_masked_lm_reads_the_pairs_masks_with_the_discriminators_encoder():
     start = copy.deepcopy(trainer.model.state_dict())
     trainer.step(0)
     figures = trainer.meter.read()
-    assert "rtd_loss" not in figures and figures["loss"] == figures["generator_loss"]
+    assert "rtd_loss" not in figures and figures["loss"] == pytest.approx(figures["generator_loss"], rel=1e-6)
     assert any(not torch.equal(start[name], value) for name, value in trainer.model.state_dict().items())
