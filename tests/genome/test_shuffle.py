@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -16,7 +17,7 @@ stats = pytest.importorskip("scipy.stats")
 
 
 def pairs(text: str) -> Counter:
-    return Counter(zip(text, text[1:], strict=False))
+    return Counter(itertools.pairwise(text))
 
 
 def all_orders(text: str) -> set[str]:
