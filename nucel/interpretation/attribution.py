@@ -203,8 +203,9 @@ class _Run(NamedTuple):
                 log_q, mask_rate = self._proposals(sequence)
                 column = sequence[places] - nucleotide.BASES[0]
                 z[places] = passes.corrected_logits(z[places], log_q[places, column], mask_rate)
-            z[~passes.known_bases(sequence)] = np.nan
-            yield (z if self.options.signed else np.logaddexp(0, -z))[:, None]
+            values = z if self.options.signed else np.logaddexp(0, -z)
+            values[~passes.known_bases(sequence)] = np.nan
+            yield values[:, None]
 
     def _distribution(self, tokens: np.ndarray) -> np.ndarray:
         """p_D over the four bases, (L, 4): the corrected probabilities, made to sum to 1."""

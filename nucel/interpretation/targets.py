@@ -27,6 +27,7 @@ from ..model.hub_config import SEQUENCE_CLASSIFICATION
 from ..model.networks import Classifier, Discriminator, Generator
 from ..objectives.electra import Electra
 from ..runtime.errors import ConfigError, HubError
+from ..runtime.files import sha256
 from ..tokenizers.nucleotide import BASES
 from .networks import Networks, load_networks
 
@@ -64,7 +65,8 @@ class Subject:
         folder = inner if not (directory / "config.json").exists() and (inner / "config.json").exists() else directory
         if (folder / "config.json").exists() and SEQUENCE_CLASSIFICATION in hub.read_architectures(folder):
             classifier = hub.load_classifier(folder)
-            return cls(Networks(encoder=classifier.model, name=str(model)), classifier)
+            fingerprint = sha256(folder / "model.safetensors")
+            return cls(Networks(encoder=classifier.model, name=str(model), fingerprint=fingerprint), classifier)
         return cls(load_networks(directory))
 
     def to(self, device: torch.device) -> Subject:
