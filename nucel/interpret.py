@@ -1,8 +1,9 @@
-"""What a model has learned, base by base: ``python -m nucel.interpret attribution | agreement | importance``.
+"""What a model has learned, base by base: ``python -m nucel.interpret SUBCOMMAND ...``.
 
     attribution   how much each base contributes to what a model says, as numbers, tracks and logos
     agreement     how well two such maps agree
     importance    what a pattern or a motif does to a model's output, planted in shuffled sequences
+    motif-order   attention that two motifs receive from a model that was fine-tuned on their order
 
 The last line on stdout is one JSON object.
 """
@@ -34,6 +35,7 @@ from .runtime import cli, environment
 from .runtime.device import DeviceOptions, Precision, choose_precision
 from .runtime.errors import ConfigError, HubError, InputError, require
 from .runtime.files import finite, write_text
+from .suites.motif_order import MotifOrderConfig, motif_order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,7 @@ class InterpretConfig:
         Annotated[AttributionConfig, tyro.conf.subcommand("attribution")]
         | Annotated[AgreementConfig, tyro.conf.subcommand("agreement")]
         | Annotated[ImportanceConfig, tyro.conf.subcommand("importance")]
+        | Annotated[MotifOrderConfig, tyro.conf.subcommand("motif-order")]
     ]
 
 
@@ -114,6 +117,8 @@ def interpret(config: InterpretConfig) -> cli.Result:
         return attribute_file(config.command)
     if isinstance(config.command, ImportanceConfig):
         return importance(config.command)
+    if isinstance(config.command, MotifOrderConfig):
+        return motif_order(config.command)
     return agreement(config.command)
 
 

@@ -17,6 +17,7 @@ from nucel.interpretation.attribution import METHODS
 from nucel.predict import PredictConfig
 from nucel.pretraining.config import TrainConfig
 from nucel.scan import ScanConfig
+from nucel.suites.motif_order import MotifOrderConfig
 from nucel.suites.runner import SuiteConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -56,7 +57,12 @@ def test_flags_of_scan_exist():
 
 def test_flags_and_commands_of_interpret_exist():
     page = (DOCS / "interpret.md").read_text(encoding="utf-8")
-    configs = {"attribution": AttributionConfig, "agreement": AgreementConfig, "importance": ImportanceConfig}
+    configs = {
+        "attribution": AttributionConfig,
+        "agreement": AgreementConfig,
+        "importance": ImportanceConfig,
+        "motif-order": MotifOrderConfig,
+    }
     named = set(re.findall(r"`(--[a-z-]+)", page))
     assert len(named) > 12 and named <= set().union(*map(flags, configs.values()))
     commands = re.findall(r"python -m nucel\.interpret ([\w-]+) (.*)", page)
