@@ -89,7 +89,7 @@ def test_motifs_that_would_not_do_are_refused(motifs, message):
 def test_attention_received_sums_to_what_queries_give():
     """Rows of attention sum to 1, so that what [CLS] and all bases receive sums to 1 as well."""
     encoder = tiny_encoder()
-    tokens = draw_sequences(SequencePairs(length_bp=64, min_gap_bp=20), 2, 0).tokens
+    tokens = draw_sequences(SequencePairs(length_bp=80, min_gap_bp=20), 2, 0).tokens
     found = attention_received(encoder, tokens, (0, 1))
     for layer, of in found.items():
         for i, sequence in enumerate(tokens):
