@@ -32,7 +32,7 @@ def test_a_broken_motif_is_surprising():
     initialize(network, torch.Generator().manual_seed(0))
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     draws = np.random.default_rng(0)
-    for _ in range(300):
+    for _ in range(150):
         true, _ = with_motifs(draws, 32)
         proposals = draws.integers(nucleotide.BASES[0], nucleotide.BASES[-1] + 1, true.shape)
         seen = np.where(draws.random(true.shape) < 0.15, proposals, true).astype(np.uint8)
