@@ -5,6 +5,7 @@ from .genome import Genome, Windows, WindowSampler
 from .genome.sequences import SequenceOptions, read_sequences
 from .inference.attention import attention_weights
 from .inference.embedding import embed_positions
+from .interpretation.attribution import Attribution, attribute
 from .interpretation.networks import load_pair
 from .interpretation.saturation import saturation_mutagenesis
 from .interpretation.variant_effect import score_variants
@@ -26,6 +27,7 @@ from .tasks.task import Task, read_task
 from .tokenizers.nucleotide import decode, encode
 
 __all__ = [
+    "Attribution",
     "CheckpointError",
     "Classifier",
     "ConfigError",
@@ -43,6 +45,7 @@ __all__ = [
     "Windows",
     "__version__",
     "attention_weights",
+    "attribute",
     "decode",
     "embed",
     "embed_positions",

@@ -220,6 +220,7 @@ def fit(
     seed: int,
     precision: Precision,
     show: Callable[[int, int, str], None] = lambda step, steps, text: None,
+    enough: Callable[[nn.Module], bool] = lambda network: False,
 ) -> FitResult:
     """Train a network, from tokens (B, T) and lengths to (B, K), and leave it with its best weights.
 
@@ -230,6 +231,7 @@ def fit(
         network: on the precision's device; its weights are what training begins with.
         seed: of batches, strands and dropout.
         show: is told the step, the number of steps, and how it goes.
+        enough: is asked after each validation whether the network, in evaluation mode, is good enough to stop.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -271,6 +273,10 @@ def fit(
             show(done, steps, record.text)
             if options.patience is not None and record.since_best >= options.patience:
                 break
+            network.eval()
+            if enough(network):
+                break
+            network.train()
             resumed = time.perf_counter()
 
     network.load_state_dict(record.weights)

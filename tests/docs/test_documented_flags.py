@@ -1,4 +1,4 @@
-"""Every flag that docs/use.md and docs/scan.md name is a flag of one of the verbs they are about."""
+"""Every flag that docs/use.md, docs/scan.md and docs/interpret.md name is a flag of one of the verbs they are about."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import tyro
 
 from nucel.embed.__main__ import EmbedConfig
 from nucel.finetune import FinetuneConfig
+from nucel.interpret import AgreementConfig, AttributionConfig, ImportanceConfig
+from nucel.interpretation.attribution import METHODS
 from nucel.predict import PredictConfig
 from nucel.pretraining.config import TrainConfig
 from nucel.scan import ScanConfig
+from nucel.suites.motif_order import MotifOrderConfig
 from nucel.suites.runner import SuiteConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -50,3 +53,25 @@ def test_flags_of_scan_exist():
     page = (DOCS / "scan.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(--[a-z-]+)", page)) | set(re.findall(r"(--[a-z]+)", page.split("```")[1]))
     assert len(named) > 7 and named <= flags(ScanConfig)
+
+
+def test_flags_and_commands_of_interpret_exist():
+    page = (DOCS / "interpret.md").read_text(encoding="utf-8")
+    configs = {
+        "attribution": AttributionConfig,
+        "agreement": AgreementConfig,
+        "importance": ImportanceConfig,
+        "motif-order": MotifOrderConfig,
+    }
+    named = set(re.findall(r"`(--[a-z-]+)", page))
+    assert len(named) > 12 and named <= set().union(*map(flags, configs.values()))
+    commands = re.findall(r"python -m nucel\.interpret ([\w-]+) (.*)", page)
+    assert {command for command, _ in commands} == configs.keys()
+    for command, words in commands:
+        assert set(re.findall(r"(--[a-z-]+)", words)) <= flags(configs[command]), (command, words)
+
+
+def test_methods_and_targets_of_interpret_are_all_named():
+    page = (DOCS / "interpret.md").read_text(encoding="utf-8")
+    tables = re.findall(r"^\| `([\w:]+)", page, re.MULTILINE)
+    assert set(METHODS) <= set(tables) and {"class:K", "originality", "plausibility", "site:i"} <= set(tables)
