@@ -225,7 +225,7 @@ def test_controls_of_the_real_elements_are_those_computed_elsewhere(setting, tmp
     variants = DATA / "variants"
     rows, _ = run(
         (model, None, variants / "cagi5_elements_GRCh38.fa", variants / "cagi5_elements.tsv.gz"), tmp_path / "o.tsv",
-        capsys, "--evaluate", "mutagenesis", "--scores", "cosine_site", "--strands", "forward",
+        capsys, "--evaluate", "mutagenesis", "--scores", "cosine_site", "--no-average-reverse-complement",
         "--evaluation.no-untrained", "--evaluation.background", DATA / "genomes" / "human_chr22_20-21M.fa",
     )  # fmt: skip
     found = {(r["element"], r["score"], r["form"]): r for r in rows if r["variants"] == "substitutions"}
