@@ -9,7 +9,9 @@ import pytest
 import torch
 from support.device import DEVICE
 
-triton = pytest.importorskip("triton", reason="Triton has no wheel for this platform")
+pytest.importorskip("triton", reason="Triton has no wheel for this platform")
+
+import triton
 
 from benchmarks.gpu import kernel_times, static_count
 from benchmarks.gpu.kernel_times import Bound, Shape
@@ -18,7 +20,6 @@ from nucel.kernels import attention_triton
 SHAPE = Shape(batch=2, positions=70, heads=2, width=16, radius=60, dtype=torch.float16, device=DEVICE)
 KERNELS = list(static_count.WORK)
 ONE_MS = dict.fromkeys(KERNELS, Bound(1.0, "issue"))
-
 
 
 def version(text: str) -> tuple[int, ...]:
