@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu.static_count --json static_count.json
     python -m benchmarks.gpu.kernel_times --out DIR --bounds static_count.json
-    ncu ... python -m benchmarks.gpu.kernel_times --once        launches each kernel once, for a profiler
+    ncu ... python -m benchmarks.gpu.kernel_times --once RTD    launches each kernel of a pass once, for a profiler
 
 The launchers run once, and every launch of a kernel is recorded with its arguments; then each is repeated by itself and
 timed by CUDA events. What a launcher gives is first compared with the reference: kernels of a wrong pass get no time.
@@ -222,22 +222,26 @@ def make_table(facts: Row, path: Path | None) -> Table:
     )
 
 
-def launch_once(shape: Shape) -> None:
-    for group in static_count.GROUPS:
-        make_pass(shape, group).run()
-    torch.cuda.synchronize()
+BOTH_WAYS = ("global backward", "local backward", "RTD")
+"""Groups that launch every kernel between them: a backward pass begins with its forward."""
+
+
+def launch_once(shape: Shape, group: str) -> None:
+    make_pass(shape, group).run()
+    if shape.device == "cuda":
+        torch.cuda.synchronize()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="folder for kernel_times.json and kernel_times.md")
     parser.add_argument("--bounds", type=Path, help="what static_count --json wrote under the same Triton")
-    parser.add_argument("--once", action="store_true", help="launch each pass once and time nothing")
+    parser.add_argument("--once", choices=BOTH_WAYS, help="launch this once, forward and backward, and time nothing")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("kernels are timed on a GPU, and there is none")
     if options.once:
-        launch_once(Shape())
+        launch_once(Shape(), options.once)
         return
     bounds = {}
     if options.bounds and options.bounds.is_file():

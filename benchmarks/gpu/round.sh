@@ -14,6 +14,7 @@
 #     round.tsv     section, seconds, planned and actual limit, exit status (124 or 137: ended by its limit)
 #     summary.md    the same, the machine, all tables so far and the ends of the logs of sections that failed
 #     round.tgz     all tables, their JSON and every log: tar -xzf round.tgz -C benchmarks/results
+#                   (ncu_*.csv: hardware counters; *.xml: tests; clocks.csv: the GPU's clock every two seconds)
 #
 # $WORK holds checkpoints and the installed packages: by default a temporary folder.
 #
@@ -155,10 +156,15 @@ counters() {
         echo "skipped: ncu is not on the PATH"
         return
     fi
-    ncu --csv --log-file "$RESULTS/ncu.csv" --clock-control none --kernel-name-base function \
-        --kernel-name 'regex:^_(walk|rotate|loop|prepare|global|forward|backward|position|finish)' \
-        --section SpeedOfLight --section WarpStateStats --section InstructionStats \
-        --section MemoryWorkloadAnalysis "$PYTHON" -m benchmarks.gpu.kernel_times --once
+    local group status=0
+    # One process for each: ncu writes its file when the program ends.
+    for group in "global backward" "local backward" RTD; do
+        ncu --csv --log-file "$RESULTS/ncu_${group/ /_}.csv" --clock-control none --kernel-name-base function \
+            --kernel-name 'regex:^_(walk|rotate|loop|prepare|global|forward|backward|position|finish)' \
+            --section SpeedOfLight --section WarpStateStats --section InstructionStats \
+            --section MemoryWorkloadAnalysis "$PYTHON" -m benchmarks.gpu.kernel_times --once "$group" || status=1
+    done
+    return "$status"
 }
 tests() {
     pytest_with --junitxml "$RESULTS/tests.xml" tests/kernels/test_{attention,rtd_loss}_{gpu,triton}.py
@@ -197,11 +203,17 @@ gathering() {
 export -f build check counters environment into_site gather gathering memory_checker pytest_with static_count \
     step_tests tests
 
+# The clock that the times were taken at; bounds assume one.
+nvidia-smi --query-gpu=timestamp,clocks.sm,clocks.mem,power.draw,temperature.gpu --format=csv --loop=2 \
+    > "$RESULTS/clocks.csv" 2> /dev/null &
+clocks=$!
+trap 'kill "$clocks" 2> /dev/null' EXIT
+
 section build 75 bash -c build
 case $round in
 kernels)
     section check 40 bash -c check
-    section static_count 25 bash -c static_count
+    section static_count 32 bash -c static_count
     section kernel_times 30 "$PYTHON" -m benchmarks.gpu.kernel_times --out "$RESULTS" \
         --bounds "$RESULTS/static_count.json"
     section counters 60 bash -c counters

@@ -93,6 +93,14 @@ def test_a_cut_leaves_the_kernels_before_it(tmp_path):
     assert [row["kernel"] for row in rows] == ["walk_forward", "walk_backward"]
 
 
+@pytest.mark.slow
+def test_a_profiler_sees_every_kernel_once():
+    with kernel_times.recorded() as launches:
+        for group in kernel_times.BOTH_WAYS:
+            kernel_times.launch_once(SHAPE, group)
+    assert sorted(launch.kernel for launch in launches) == sorted(kernel for _, kernel in KERNELS)
+
+
 def test_only_bounds_of_this_gpu_and_this_triton_count(tmp_path):
     row = {"group": "RTD", "kernel": "forward", "sm": 90, "triton": "3.6.0", "bound_ms": 0.1, "limiter": "memory"}
     others = [row | {"sm": 80, "bound_ms": 2.0}, row | {"triton": "3.7.1", "bound_ms": 3.0}]
