@@ -270,21 +270,35 @@ def measure(name: str, problem: Problem, right: Expected) -> Row:
     return row
 
 
-def rows() -> Iterator[Row]:
-    """The model's own shapes first: a round that runs out of time has what matters most."""
-    for positions in POSITIONS:
-        for heads, width in HEADS_AND_WIDTHS:
-            for radius in (RADIUS, None):
-                shape = (TOKENS // positions, positions, heads, width)
-                problem = Problem.draw(shape, radius, torch.bfloat16, "cuda")
-                right = expected(problem)
-                kind = "global" if radius is None else f"local, radius {radius}"
-                for name in IMPLEMENTATIONS:
-                    if name == "reference" and positions > 1024:
-                        continue
-                    labels = {"T": positions, "H x D": f"{heads} x {width}", "attention": kind, "implementation": name}
-                    yield measured(labels, lambda n=name, p=problem, r=right: measure(n, p, r))
-                del problem, right
+CASES = [
+    ((TOKENS // positions, positions, heads, width), radius)
+    for positions in POSITIONS
+    for heads, width in HEADS_AND_WIDTHS
+    for radius in (RADIUS, None)
+]
+"""Shape and radius; the model's own shapes first."""
+
+PASSES: tuple[tuple[int, tuple[str, ...]], ...] = (
+    (len(CASES), ("nucel",)),
+    (len(CASES), ("SDPA flash", "SDPA cuDNN", "SDPA efficient", "varlen")),
+    (2, ("reference", "FlexAttention")),
+)
+"""How many cases, and which implementations. A round that runs out of time has what matters most; FlexAttention takes
+half a minute to compile for each case."""
+
+
+def rows(device: str = "cuda") -> Iterator[Row]:
+    for count, names in PASSES:
+        for shape, radius in CASES[:count]:
+            _, positions, heads, width = shape
+            kind = "global" if radius is None else f"local, radius {radius}"
+            labels = {"T": positions, "H x D": f"{heads} x {width}", "attention": kind}
+            problem = Problem.draw(shape, radius, torch.bfloat16, device)
+            right = expected(problem)
+            for name in names:
+                yield measured(labels | {"implementation": name}, lambda n=name, p=problem, r=right: measure(n, p, r))
+            del problem, right
+            if device == "cuda":
                 torch.cuda.empty_cache()
 
 

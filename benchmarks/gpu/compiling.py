@@ -75,14 +75,15 @@ class _Driver:
 
 
 @contextlib.contextmanager
-def launches(architecture: int) -> Iterator[list[Launch]]:
+def launches(architecture: int, keep: bool = False) -> Iterator[list[Launch]]:
     """A list to which every launch inside the block adds itself; nothing runs.
 
-    Compiles anew, past Triton's cache: the assembler's log is not kept there. The driver stays after the block,
-    so this is for a process that runs no kernel.
+    The driver stays after the block, so this is for a process that runs no kernel.
 
     Args:
         architecture: 80 for A100, 90 for H100 and H200.
+        keep: compile into Triton's cache, for another process. Otherwise it compiles anew, past the cache, which does
+            not keep the assembler's log.
     """
     done: list[Launch] = []
     launch, architecture_of = JITFunction.run, tiles.architecture
@@ -96,8 +97,9 @@ def launches(architecture: int) -> Iterator[list[Launch]]:
         done.append(Launch(kernel.__name__.lstrip("_"), programs, options, binary, log.getvalue()))
 
     with tempfile.TemporaryDirectory() as cache, triton.knobs.cache.scope(), triton.knobs.nvidia.scope():
-        triton.knobs.cache.dir = cache
-        triton.knobs.nvidia.dump_ptxas_log = True
+        if not keep:
+            triton.knobs.cache.dir = cache
+            triton.knobs.nvidia.dump_ptxas_log = True
         triton.runtime.driver.set_active(_Driver(architecture))
         JITFunction.run = partialmethod(compile_instead)
         tiles.architecture = lambda device: f"sm_{architecture}"

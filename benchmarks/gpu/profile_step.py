@@ -228,18 +228,21 @@ def part_row(device: Device, part: Part, step_ms: float) -> Row:
 
 
 def rows(device: Device, config: TrainConfig, micro_batch: int, compiled: bool) -> Iterator[Row]:
-    """The parts, their sum, and the whole step, which is measured first."""
+    """The whole step, its parts, their sum, and the sum of their floors; a profile that is cut has the first of these.
+
+    The share of the last is what a step would take of its time if every part were at its floor.
+    """
     whole_ms = 1e3 * whole_step(device, config, micro_batch, compiled)
+    tokens_per_s = 1e3 * config.batch_size * config.context / whole_ms
+    yield {"part": "whole step", "step_ms": whole_ms, "share": 1.0, "tokens_per_s": tokens_per_s}
     parts_ms = floor_ms = 0.0
     for part in step_parts(device, config, micro_batch, compiled):
         row = part_row(device, part, whole_ms)
         parts_ms += row["step_ms"]
         floor_ms += row["floor_ms"] * part.count
         yield row
-    tokens_per_s = 1e3 * config.batch_size * config.context / whole_ms
-    for name, ms in (("sum of the parts", parts_ms), ("whole step", whole_ms)):
-        row = {"part": name, "of_floor": floor_ms / ms, "step_ms": ms, "share": ms / whole_ms}
-        yield row | ({"tokens_per_s": tokens_per_s} if name == "whole step" else {})
+    for name, ms in (("sum of the parts", parts_ms), ("sum of the floors", floor_ms)):
+        yield {"part": name, "of_floor": floor_ms / ms, "step_ms": ms, "share": ms / whole_ms}
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ def with_results(readme: str, folder: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path, help="folder that round.sh filled")
+    parser.add_argument("results", type=Path, help="folder that round.sh's archive was unpacked to")
     parser.add_argument("--readme", type=Path, default=Path(__file__).parents[2] / "README.md")
     options = parser.parse_args()
     try:
