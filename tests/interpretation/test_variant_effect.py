@@ -132,7 +132,8 @@ def test_the_order_of_records_and_duplicates_change_nothing(pair, genome, scored
     for name in ALL:
         expected = scored[name][[*order, *order[:5]]]
         np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-5, err_msg=name)
-        assert np.array_equal(found[name][: len(order)][:5], found[name][len(order) :], equal_nan=True)
+        # A row of a batch and the same row at another place in it are rounded apart by some builds of torch.
+        np.testing.assert_allclose(found[name][:5], found[name][len(order) :], rtol=1e-5, atol=1e-5, err_msg=name)
     assert found.status == [scored.status[i] for i in [*order, *order[:5]]]
 
 
@@ -147,8 +148,8 @@ def test_spellings_of_one_change_score_alike(pair, genome):
     anchored = [Variant("long", 51, bases[51], alt), Variant("long", 50, bases[50:53], bases[50] + alt + bases[52])]
     deleted = [Variant("long", 150, bases[150:155], ""), Variant("long", 149, bases[149:155], bases[149])]
     found = nucel.score_variants(pair, anchored + deleted, genome, scores=ALL)
-    for values in found.scores.values():
-        assert np.array_equal(values[[0, 2]], values[[1, 3]], equal_nan=True)
+    for name, values in found.scores.items():
+        np.testing.assert_allclose(values[[0, 2]], values[[1, 3]], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_shared_windows_share_and_fast_is_the_unmasked_ratio(pair, genome):
