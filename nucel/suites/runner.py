@@ -32,7 +32,7 @@ from .results import markdown, summarize, tsv
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteConfig:
-    """Models and their controls on a folder of tasks. Sub-commands of their own: nucel.suite barcodes --help."""
+    """Models and their controls on a folder of tasks. See also: suite barcodes --help, suite biotypes --help."""
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folders below which tasks are, or tasks themselves."""

@@ -18,6 +18,7 @@ from nucel.predict import PredictConfig
 from nucel.pretraining.config import TrainConfig
 from nucel.scan import ScanConfig
 from nucel.suites.barcodes import BarcodesConfig
+from nucel.suites.biotypes import BiotypesConfig
 from nucel.suites.motif_order import MotifOrderConfig
 from nucel.suites.runner import SuiteConfig
 
@@ -80,7 +81,7 @@ def test_methods_and_targets_of_interpret_are_all_named():
 
 def test_flags_and_commands_of_suites_exist():
     page = (DOCS / "suites.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    configs = {"barcodes": BarcodesConfig}
+    configs = {"barcodes": BarcodesConfig, "biotypes": BiotypesConfig}
     known = flags(SuiteConfig).union(*map(flags, configs.values()))
     named = set(re.findall(r"`(--[a-z-]+)", page))
     assert len(named) > 8 and named <= known
