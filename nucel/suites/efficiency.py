@@ -34,6 +34,7 @@ from ..runtime.files import replacing, write_text
 
 PF_DAY = 8.64e19
 """Operations of a petaflop/s-day: 1e15 for each second of a day."""
+_SCORE = "mean MCC x 100, human groups of GUE"
 _ENDINGS = (".png", ".svg", ".pdf")
 
 
@@ -112,7 +113,7 @@ def efficiency(config: EfficiencyConfig) -> cli.Result:
     points = [point for path in config.runs for point in run_points(path, table, config.figure, config.peak_tflops)]
     own_figure = bool(config.runs) and config.scores is None
     published = [] if own_figure else published_points()
-    _draw(config.out, points, published, config.figure if own_figure else "score")
+    _draw(config.out, points, published, config.figure if own_figure else _SCORE)
     listed = config.out.with_suffix(".tsv")
     write_text(listed, tsv([*points, *published]))
     if own_figure:
@@ -257,7 +258,7 @@ def _draw(path: Path, points: Sequence[Point], published: Sequence[Point], label
         panel for panel in panels if any(getattr(point, panel[0]) > 0 for point in (*points, *published))
     ]  # comparisons with nan are false
     figure = Figure(figsize=(4.6 * len(shown), 3.8), layout="constrained")
-    for axes, (field, title) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+    for axes, (field, title) in zip(figure.subplots(1, len(shown), squeeze=False, sharey=True)[0], shown, strict=True):
         for i, name in enumerate(dict.fromkeys(point.name for point in points)):
             own = [point for point in points if point.name == name and getattr(point, field) > 0]
             x, y = ([getattr(point, f) for point in own] for f in (field, "score"))
@@ -266,7 +267,9 @@ def _draw(path: Path, points: Sequence[Point], published: Sequence[Point], label
             x = getattr(point, field)
             if x > 0:
                 axes.scatter([x], [point.score], s=0.4 * point.parameters / 1e6, color="0.6", alpha=0.6, lw=0)
-                axes.annotate(point.name, (x, point.score), fontsize="small", ha="center")
+                axes.annotate(
+                    point.name, (x, point.score), (0, 8), textcoords="offset points", fontsize="small", ha="center"
+                )
         axes.set(xlabel=title, ylabel=label, xscale="log")
         if points:
             axes.legend(frameon=False, fontsize="small")

@@ -57,6 +57,16 @@ def test_the_nearest_is_that_of_all_pairs(seed):
     assert found.tolist() == expected
 
 
+def test_of_equally_near_ones_the_first_is_taken_whatever_the_k_mers_say():
+    """Both are two changes away; at the end they touch fewer k-mers, so that the second one is tried first."""
+    query = "".join(np.random.default_rng(5).choice(list("ACGT"), 60))
+    swap = str.maketrans("ACGT", "CATG")
+    inside = query[:20] + query[20].translate(swap) + query[21:40] + query[40].translate(swap) + query[41:]
+    reference = [inside, query[:-2] + query[-2:].translate(swap)]
+    assert [table(query, one) for one in reference] == [2, 2]
+    assert nearest_by_edits([nucleotide.encode(one) for one in reference], [nucleotide.encode(query)]).tolist() == [0]
+
+
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_counts_are_scikit_learn_s(k):
     text = pytest.importorskip("sklearn.feature_extraction.text")

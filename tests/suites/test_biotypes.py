@@ -203,6 +203,12 @@ def test_f1_is_scikit_learn_s(seed, rows, classes):
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
+def test_a_class_that_a_draw_lacks_is_left_out():
+    with_it = np.array([[3, 0, 1], [0, 0, 0], [2, 0, 4]])
+    without = np.array([[3, 1], [2, 4]])
+    np.testing.assert_allclose(f1_scores(with_it), f1_scores(without))
+
+
 def test_intervals_hold_the_figure_and_are_a_bootstrap_s():
     from sklearn.metrics import f1_score
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.tiny import write_task
+from support.tiny import save_tiny_model, write_task
 
 from nucel.genome.sequences import SequenceOptions
 from nucel.runtime.errors import ConfigError, InputError
@@ -282,3 +282,16 @@ def test_a_suite_of_all_layouts_runs_and_goes_on(tmp_path, monkeypatch, capsys):
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| dummy_mouse_enhancers_ensembl (accuracy) | 54 / 6 / 16 |" in table
     assert "0.508" in table and "0.676 (TF-H)" in table and "HyenaDNA, own report (recalled)" in table
+
+
+def test_protocol_and_cuts_reach_the_fits(tmp_path, capsys):
+    write_texts(tmp_path / "gb" / "dummy_mouse_enhancers_ensembl")
+    model = save_tiny_model(tmp_path / "model", context=30)
+    words = [str(tmp_path / "gb"), "--out", str(tmp_path / "out"), "--seeds", "0", "--models", f"a={model}"]
+    words += ["--no-cnn", "--no-scratch", "--warmup-steps", "0", "--lr", "1e-3"]
+    assert main(words) == 2 and "bases are more than the context of 30 tokens" in capsys.readouterr().err
+    assert main([*words, "--long", "cut", "--protocol"]) == 0
+    (path,) = (tmp_path / "out" / "results").rglob("seed-0.json")
+    result = json.loads(path.read_text())
+    assert result["settings"]["fit"]["epochs"] == 10 and result["settings"]["fit"]["batch_size"] == 128
+    assert result["settings"]["fit"]["lr"] == 1e-3 and result["cut"] > 0 and result["metric"] == "accuracy"
