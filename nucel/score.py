@@ -8,14 +8,12 @@ one JSON object.
 from __future__ import annotations
 
 import collections
-import contextlib
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -43,7 +41,7 @@ from .runtime import cli, environment
 from .runtime.cli import console, counting, note
 from .runtime.device import DeviceOptions, choose_precision
 from .runtime.errors import ConfigError
-from .runtime.files import finite
+from .runtime.files import exiting_on_sigterm, finite
 from .suites.variant_effects import Judge
 from .suites.variant_report import EvaluationOptions
 
@@ -101,7 +99,11 @@ def score_file(config: ScoreConfig) -> cli.Result:
     matrix = _Matrix(config, source, scorer) if config.heat_map is not None else None
     statuses: collections.Counter[str] = collections.Counter()
     started = time.perf_counter()
-    with _terminated(), writing(config.out, contents) as write, counting(counts.variants, "variants") as count:
+    with (
+        exiting_on_sigterm(),
+        writing(config.out, contents) as write,
+        counting(counts.variants, "variants") as count,
+    ):
         if precision.dtype != torch.float32:
             _note_noise(scorer, counts)
         for records in _chunks(source):
@@ -147,7 +149,7 @@ def _report(config: ScoreConfig, summary: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _source(config: ScoreConfig, reference: Reference) -> Source:
-    """A file of variants, or a region where the word is no file and can be one."""
+    """The file of variants, or all variants of a region if no file has that name and the name is a region."""
     region = None if Path(config.variants).exists() else parse_region(config.variants)
     if region is None:
         if config.heat_map is not None:
@@ -188,24 +190,6 @@ def _about(config: ScoreConfig, scorer: Scorer) -> dict[str, Any]:
         "dtype": config.compute.dtype,
         "versions": versions,
     }
-
-
-@contextlib.contextmanager
-def _terminated() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that what is written under a temporary name is removed."""
-
-    def stop(number: int, _frame: Any) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread: whoever is decides
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _note_noise(scorer: Scorer, counts: Survey) -> None:

@@ -30,6 +30,7 @@ from nucel.interpretation.surprise import SurpriseOptions, parts_of, surprise
 from nucel.model.networks import Discriminator
 from nucel.runs.directory import RunDirectory
 from nucel.runtime.device import Precision, choose_precision
+from nucel.suites.judging import ranking
 from nucel.tokenizers import nucleotide
 
 from .. import table
@@ -40,7 +41,7 @@ ANNOTATED = {
     "neisseria_meningitidis_MC58": "NC_003112",
     "streptococcus_pyogenes_M1_GAS": "NC_002737",
 }
-ORDER, PIECE, BLOCK = 8, 1000, 10_000
+ORDER, PIECE, BLOCK, DRAWS = 8, 1000, 10_000, 200
 KINDS = ("CDS", "tRNA", "rRNA", "repeat_region", "intergenic")
 
 
@@ -104,7 +105,7 @@ def annotation(path: Path, length: int) -> tuple[np.ndarray, np.ndarray]:
 def interval(values: np.ndarray, statistic: Callable[[np.ndarray], float], units: int) -> tuple[float, float, float]:
     """A statistic of units 0 ... units - 1, and its 95 % interval over draws of units."""
     draws = np.random.default_rng(0)
-    drawn = [statistic(values[draws.integers(0, units, units)]) for _ in range(200)]
+    drawn = [statistic(values[draws.integers(0, units, units)]) for _ in range(DRAWS)]
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     return statistic(values), float(low), float(high)
 
@@ -144,13 +145,8 @@ def recall(scores: np.ndarray, errors: np.ndarray) -> str:
 
 def auroc(scores: np.ndarray, swapped: np.ndarray) -> str:
     """AUROC of pieces' scores, and its interval over pieces."""
-    both = np.stack([scores, swapped], 1)
-
-    def area(rows: np.ndarray) -> float:
-        return float("nan") if len(set(rows[:, 1])) < 2 else float(roc_auc_score(rows[:, 1], rows[:, 0]))
-
-    mean, low, high = interval(both, area, len(both))
-    return f"{mean:.3f} ({low:.3f} to {high:.3f})"
+    area = ranking(scores, swapped, np.arange(len(scores)), DRAWS).auroc
+    return f"{area.value:.3f} ({area.low:.3f} to {area.high:.3f})"
 
 
 def four_mer_distance(tokens: np.ndarray) -> np.ndarray:
@@ -226,18 +222,14 @@ def main() -> None:
         f"{options.mega_bases:g} Mb are read. Means and shares with 95 % intervals.", "",
         "```sh", "python -m benchmarks.experiments.scan_proofs RUN $NUCEL_DATA --out benchmarks/results/scan.md", "```",
         "", "## Mean by kind of sequence (nats per base)", "",
-        *rows(["genome", "measure", *KINDS, "codon position 1, 2, 3", "power at period 3"], kinds), "",
+        table.markdown_table(["genome", "measure", *KINDS, "codon position 1, 2, 3", "power at period 3"], kinds), "",
         "## Planted single-base errors: recall at 1 % false positives", "",
-        *rows(["genome", "errors", "surprise", f"Markov, order {ORDER}"], errors), "",
+        table.markdown_table(["genome", "errors", "surprise", f"Markov, order {ORDER}"], errors), "",
         "## Swapped pieces of 1,000 bases: AUROC", "",
-        *rows(["genome", "pieces", "surprise", f"Markov, order {ORDER}", "4-mer distance"], swaps),
+        table.markdown_table(["genome", "pieces", "surprise", f"Markov, order {ORDER}", "4-mer distance"], swaps),
     ]  # fmt: skip
     options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
-
-
-def rows(header: list[str], body: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *body)]
 
 
 if __name__ == "__main__":
