@@ -1,4 +1,4 @@
-"""Networks that were trained where a motif repeats: its broken base is surprising, and variants that break it score low."""
+"""Trained where a motif repeats: its broken base is surprising, and variants that break it score low."""
 
 from __future__ import annotations
 
