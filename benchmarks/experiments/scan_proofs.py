@@ -28,19 +28,14 @@ from nucel.genome.fasta import Genome
 from nucel.interpretation.networks import load_pair
 from nucel.interpretation.surprise import SurpriseOptions, parts_of, surprise
 from nucel.model.networks import Discriminator
-from nucel.runs.directory import RunDirectory
 from nucel.runtime.device import Precision, choose_precision
 from nucel.suites.judging import ranking
 from nucel.tokenizers import nucleotide
 
 from .. import table
+from .annotated import ANNOTATED, genes_file, in_words, open_genome, read_run
 from .markov import counts_of
 
-ANNOTATED = {
-    "haemophilus_influenzae_Rd_KW20": "NC_000907",
-    "neisseria_meningitidis_MC58": "NC_003112",
-    "streptococcus_pyogenes_M1_GAS": "NC_002737",
-}
 ORDER, PIECE, BLOCK, DRAWS = 8, 1000, 10_000, 200
 KINDS = ("CDS", "tRNA", "rRNA", "repeat_region", "intergenic")
 
@@ -170,23 +165,20 @@ def main() -> None:
     parser.add_argument("--mega-bases", type=float, default=0.5, help="of each genome, from its beginning")
     options = parser.parse_args()
     precision = choose_precision("auto", "auto")
-    description = RunDirectory(options.run).read_description()
-    held_out = description.recipe["hold_out"]
-    if not all(any(name.startswith(glob.rstrip("*")) for glob in held_out) for name in ANNOTATED.values()):
-        raise SystemExit(f"error: {options.run} did not hold out {', '.join(ANNOTATED.values())}, but {held_out}")
+    description = read_run(options.run)
     scan = Scanner(load_pair(options.run).discriminator.to(precision.device), precision)
     trained = Genome(description.genome.files)
     markov = Markov([trained.fetch(n) for n in trained.contigs if not n.startswith(tuple(ANNOTATED.values()))])
     length = round(options.mega_bases * 1e6)
     genomes = {}
     for name in ANNOTATED:
-        opened = Genome(options.data / "genomes" / "bacteria" / f"{name}.fa.gz", copy_beside=False)
+        opened = open_genome(options.data, name)
         genomes[name] = opened.fetch(0, 0, min(length, int(opened.lengths[0])))
 
     kinds, errors, swaps = [], [], []
     for number, (name, tokens) in enumerate(genomes.items()):
         title = " ".join(name.split("_")[:2]).capitalize()
-        kind, codon = annotation(options.data / "annotations" / f"{name}.bed.gz", len(tokens))
+        kind, codon = annotation(genes_file(options.data, name), len(tokens))
         measures = {"surprise": scan(tokens), f"Markov, order {ORDER}": markov(tokens)}
         for measure, values in measures.items():
             means = [mean_interval(values, kind == k) if (kind == k).any() else "" for k in range(len(KINDS))]
@@ -216,10 +208,9 @@ def main() -> None:
 
     lines = [
         "# What a genome's surprise shows", "",
-        f"{table.machine_line(table.machine(precision.device))}. Run: step {description.recipe['steps']} of "
-        f"{description.recipe['batch_size']} x {description.recipe['context']} tokens on "
-        f"{len(description.genome.files)} path(s) of bacteria, without the three genera below, of which the first "
-        f"{options.mega_bases:g} Mb are read. Means and shares with 95 % intervals.", "",
+        f"{table.machine_line(table.machine(precision.device))}. Run: {in_words(description)}, "
+        f"without the three genomes below, of which the first {options.mega_bases:g} Mb are "
+        "read. Means and shares with 95 % intervals.", "",
         "```sh", "python -m benchmarks.experiments.scan_proofs RUN $NUCEL_DATA --out benchmarks/results/scan.md", "```",
         "", "## Mean by kind of sequence (nats per base)", "",
         table.markdown_table(["genome", "measure", *KINDS, "codon position 1, 2, 3", "power at period 3"], kinds), "",
