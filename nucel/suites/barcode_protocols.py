@@ -266,4 +266,4 @@ def mutual_information(true: np.ndarray, found: np.ndarray, draws: int, seed: in
         rows = rng.permutation(len(true))[: len(true) // 2]
         halves.append(100 * float(score(true[rows], found[rows])))
     low, high = np.percentile(halves, (2.5, 97.5)) - np.mean(halves)
-    return value, value + float(low), value + float(high)
+    return value, value + float(low), min(100.0, value + float(high))

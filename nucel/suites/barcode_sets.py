@@ -159,3 +159,14 @@ def held_out_species(barcodes: BarcodeSet, seed: int = 0, share: float = 1 / 3) 
             left[genus[i]] -= 1
             chosen.append(i)
     return names[np.sort(np.array(chosen, np.int64))]
+
+
+def pretraining_fasta(barcodes: BarcodeSet, held_out: np.ndarray) -> str:
+    """FASTA of the training rows of all species that are not held out: what pre-training may read.
+
+    Records are named by species and row, so that no two names are equal; [UNK] is written as N.
+    """
+    rows = np.flatnonzero(~barcodes.in_test & ~np.isin(barcodes.species, held_out))
+    names = [f"{barcodes.species[i].replace(' ', '_')}|{i}" for i in rows.tolist()]
+    texts = [nucleotide.decode(barcodes.tokens[i]) for i in rows.tolist()]
+    return "".join(f">{name}\n{text}\n" for name, text in zip(names, texts, strict=True))

@@ -34,7 +34,7 @@ from ..runtime.files import finite, write_text
 from ..tasks.fit import require_seeds
 from ..tasks.metrics import require_libraries
 from .barcode_protocols import Embedding, Nearest, ProtocolOptions, Row, by_neighbours, evaluate
-from .barcode_sets import HEADER, BarcodeSet, find_sets, held_out_species, read_set
+from .barcode_sets import HEADER, BarcodeSet, find_sets, held_out_species, pretraining_fasta, read_set
 from .barcode_table import markdown, tsv
 from .methods import fingerprint, load_encoder, parse_models, untrained
 
@@ -107,6 +107,7 @@ def barcodes(config: BarcodesConfig) -> cli.Result:
     for one in sets:
         held = held_out_species(one, config.protocol.split_seed, config.protocol.unseen_share)
         write_text(config.out / f"{one.name}.held_out.txt", "".join(f"{name}\n" for name in held))
+        write_text(config.out / f"{one.name}.pretrain.fa", pretraining_fasta(one, held))
     write_text(config.out / "table.tsv", tsv(rows))
     write_text(config.out / "table.md", markdown(rows, {one.name: one.sizes() for one in sets}, about))
     write_text(config.out / "result.json", json.dumps(about, indent=2) + "\n")
@@ -120,8 +121,8 @@ def barcodes(config: BarcodesConfig) -> cli.Result:
         "out": str(config.out),
     }
     report = (
-        f"{len(sets)} sets of barcodes, {len(rows)} lines, {', '.join([*encoders, *CONTROLS])}.",
-        f"The table is {config.out / 'table.md'}; the held-out species are in {config.out}/SET.held_out.txt.",
+        f"{len(sets)} sets of barcodes, {len(rows)} lines, {', '.join(dict.fromkeys(row.method for row in rows))}.",
+        f"The table is {config.out / 'table.md'}, what pre-training may read is SET.pretrain.fa beside it.",
         "Next: compare each model with the k-mers and the edit distance, on the rows that are not identical",
     )
     return cli.Result(summary, report)

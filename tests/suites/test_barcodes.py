@@ -283,6 +283,14 @@ def test_the_verb_writes_a_table_with_its_controls(call, tmp_path):
     assert "| made | 18 | 9 | 9 | 3 (3 with two species or more) | 1 |" in table
     assert "the models have not read the species" in table and "## Clusters, pca" in table
     assert len((out / "made.held_out.txt").read_text().splitlines()) == 3
+    held = set((out / "made.held_out.txt").read_text().split("\n")[:-1])
+    copy = read_set(
+        "copy", out / "made.pretrain.fa", folder / "made_test.fasta", r"(?P<genus>[A-Z]\w+?)_(?P<species>\w+)"
+    )
+    assert not held & set(copy.species[~copy.in_test]) and len(held | set(copy.species[~copy.in_test])) == 9
+    train = read_set("made", folder / "made_train.fasta", folder / "made_test.fasta")
+    kept = [i for i in np.flatnonzero(~train.in_test) if train.species[i] not in held]
+    assert [one.tolist() for one in copy.tokens[: len(kept)]] == [train.tokens[i].tolist() for i in kept]
     about = json.loads((out / "result.json").read_text())
     assert set(about["weights"]) == {"rtd"} and about["sets"]["made"]["identical"] == 1
 
