@@ -48,7 +48,7 @@ def _evaluation(rows: Sequence[Row]) -> str:
 
 
 def _cell(rows: Sequence[Row], name: str, interval: bool) -> str:
-    """Mean over the seeds, its standard deviation where seeds differ, and the first seed's interval."""
+    """Mean over the seeds, its standard deviation where seeds differ, and the mean of their intervals."""
     if not rows:
         return ""
     values = np.array([row.metrics[name] for row in rows])
@@ -56,7 +56,8 @@ def _cell(rows: Sequence[Row], name: str, interval: bool) -> str:
     text = f"{values.mean():.{digits}f}"
     if len(values) > 1 and np.ptp(values) > 0:
         text += f" ± {values.std(ddof=1):.{digits}f}"
-    return text + (f" [{rows[0].low:.{digits}f}, {rows[0].high:.{digits}f}]" if interval else "")
+    low, high = np.mean([(row.low, row.high) for row in rows], axis=0)
+    return text + (f" [{low:.{digits}f}, {high:.{digits}f}]" if interval else "")
 
 
 def _sizes(sizes: dict[str, dict[str, int]]) -> str:
@@ -73,9 +74,9 @@ def _notes(about: dict[str, Any]) -> str:
     saw = {"yes": "have read", "no": "have not read", "unknown": "may have read"}
     settings = about["settings"]
     return (
-        f"Figures are means over seeds, ± their standard deviation where they differ, with the 95 % interval of the "
-        f"first seed ({settings['protocol']['draws']:,} draws over sequences; for clusters a tenth of them, of random "
-        f"halves). Not identical: without rows whose sequence is that of a reference row. AMI is x 100, after "
+        f"Figures are means over seeds, ± their standard deviation where they differ, with the mean of the seeds' "
+        f"95 % intervals ({settings['protocol']['draws']:,} draws over sequences; for clusters a tenth of them, of "
+        f"random halves). Not identical: without rows whose sequence is that of a reference row. AMI is x 100, after "
         f"{about['reduction'].upper()} to 50 dimensions. In pre-training the models "
         f"{saw[settings['unseen_in_pretraining']]} the species that are held out here as unseen. The cosine of mean "
         f"vectors, k-mer frequencies and edit distance need no training at all."

@@ -252,8 +252,8 @@ def _markdown(lines: Sequence[Line], about: dict[str, Any]) -> str:
     shares = ", ".join(f"{seed}: {share:.1%}" for seed, share in about["nearly_identical"].items())
     classes = ", ".join(f"{name} {count:,}" for name, count in about["classes"].items())
     notes = (
-        f"Mean over seeds ± standard deviation, which are splits by {settings['split_by']}; in brackets the 95 % "
-        f"interval of the first seed ({settings['draws']:,} draws over sequences). Classes: {classes}; "
+        f"Mean over seeds ± standard deviation, which are splits by {settings['split_by']}; in brackets the mean "
+        f"of the seeds' 95 % intervals ({settings['draws']:,} draws over sequences). Classes: {classes}; "
         f"{about['cut']:,} sequences were cut to {settings['room_bp']} bp. Test sequences 95 % of whose 12-mers "
         f"are in one training sequence, by seed: {shares}."
     )
