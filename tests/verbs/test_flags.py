@@ -33,6 +33,7 @@ MEANING = {
     "--label-column": "Column",
     "--contigs": "by name or glob",
     "--layer": "Whose hidden states",
+    "--protocol": "Take epochs.* paper",
     "--seeds": "One training for each",
 }
 """Where words differ, what all of them say."""
