@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from torch import nn
 
 from ..model import hub
 from ..model.encoder import Encoder
+from ..model.networks import fingerprint
 from ..runtime.errors import ConfigError
 from ..tasks import baselines
 from ..tasks.classifier import HeadOptions, make_classifier
@@ -60,7 +60,7 @@ def parse_models(words: tuple[str, ...]) -> dict[str, Path]:
 
 def pretrained(name: str, encoder: Encoder, fit: FitOptions, head: HeadOptions) -> Method:
     """Fine-tuning of an encoder."""
-    identity = {"weights": _fingerprint(encoder), **_shape(encoder, head)}
+    identity = {"weights": fingerprint(encoder), **_shape(encoder, head)}
 
     def build(task: Task, seed: int) -> nn.Module:
         return make_classifier(encoder, task.labels, head, seed, from_scratch=False)
@@ -103,12 +103,3 @@ def load_encoder(directory: Path, context: int | None) -> Encoder:
 
 def _shape(encoder: Encoder, head: HeadOptions) -> dict[str, Any]:
     return {"encoder": dataclasses.asdict(encoder.config), **dataclasses.asdict(head)}
-
-
-def _fingerprint(network: nn.Module) -> str:
-    """SHA-256 in hexadecimal over a network's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()

@@ -108,6 +108,7 @@ def run_suite(config: SuiteConfig) -> cli.Result:
     done = 0
     for task_name, tables in paths.items():
         task = read_task(*tables, config.task, config.columns)
+        task.require_one_input()
         console.print(f"{task_name}: {task.describe()}", soft_wrap=True, markup=False)
         for job in _jobs(task_name, task, methods, config, precision):
             if job.path.exists():
