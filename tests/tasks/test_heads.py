@@ -17,6 +17,7 @@ from nucel.tasks.cnn_heads import cnn_fit, cnn_head
 from nucel.tasks.compositions import kmer_frequencies, one_hot
 from nucel.tasks.features import EncoderFeatures, FeatureOptions, one_hot_maps, resolve_layers, untrained
 from nucel.tasks.heads import Labels, dev_loss, fit_linear, fit_neighbors, fit_tuned
+from nucel.tasks.intervals import Interval, bootstrap
 from nucel.tasks.network_heads import MLP_FIT, fit_network, mlp_head
 from nucel.tasks.probe import fit_probe
 from nucel.tokenizers import nucleotide
@@ -129,6 +130,21 @@ def test_a_class_that_a_draw_lacks_has_probability_0():
     for fitted in (fit_linear(x, labels), fit_neighbors(x, labels, 3)):
         found = fitted.predict(x)
         assert found.shape == (6, 3) and not found[:, 1].any() and np.allclose(found.sum(1), 1)
+
+
+def test_shuffled_labels_are_at_chance(task, vectors):
+    """AUROC 0.5 lies in the 95 % interval about as often as it should: at least 32 of 40 times."""
+    train, _, test = vectors
+    inside, draws = [], np.random.default_rng(0)
+    for _ in range(40):
+        targets, truth = draws.permutation(task.train.targets), draws.permutation(task.test.targets)
+        fitted = fit_linear(train, Labels(targets, targets, 2))
+        area = bootstrap(truth, [fitted.predict(test)], 2, draws=200)["auroc"]
+        low, high = Interval.of(area)
+        inside.append(low <= 0.5 <= high)
+    assert sum(inside) >= 32
+    known = bootstrap(task.test.targets, [fit_linear(train, Labels(task.train.targets, targets, 2)).predict(test)], 2)
+    assert Interval.of(known["auroc"]).low > 0.5  # what is not shuffled is above chance
 
 
 # ---- features --------------------------------------------------------------------------------------------------------
@@ -249,7 +265,7 @@ def test_cached_held_and_recomputed_embeddings_give_the_same(task, tmp_path):
     variants = [FeatureOptions(cache=tmp_path / "c"), FeatureOptions(cache=tmp_path / "c"), FeatureOptions()]
     variants.append(FeatureOptions(memory_limit_gb=0))
     for head in ("linear", "cnn"):
-        probes = [fit_probe(encoder, task, head=head, max_epochs=2, features=options) for options in variants]
+        probes = [fit_probe(encoder, task, head=head, max_epochs=1, features=options) for options in variants]
         first, *others = (probe.predict(task.dev.sequences.tokens) for probe in probes)
         for other in others:
             np.testing.assert_allclose(first, other, atol=1e-6 if head == "linear" else 2e-2)
