@@ -49,6 +49,15 @@ def test_score_variants_scores_a_file_and_a_region(tmp_path):
     assert len((tmp_path / "scored.tsv").read_text().splitlines()) == 61
 
 
+@pytest.mark.slow
+def test_probe_csv_prints_every_control(tmp_path):
+    pytest.importorskip("sklearn")
+    output = output_of("probe_csv.py", tmp_path)
+    found = dict(re.findall(r"^\w+(?: class)? on ([\w -]+): test MCC (-?[\d.]+)", output, flags=re.MULTILINE))
+    assert list(found) == ["model", "untrained", "one-hot", "dinucleotides", "1- to 6-mers", "constant guess"]
+    assert float(found["constant guess"]) == 0 and "class probabilities of the motif alone: [" in output
+
+
 def test_every_example_is_tested():
     tested = set(re.findall(r'output_of\("(\w+\.py)"', Path(__file__).read_text(encoding="utf-8")))
     assert tested == {path.name for path in REPOSITORY.glob("examples/*.py")}
