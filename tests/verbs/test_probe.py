@@ -76,6 +76,7 @@ def test_dev_chooses_the_layer_and_the_penultimate_is_shown_too(run, tmp_path):
     assert penultimate["test_mcc"] == layers[1]["test_mcc"]
 
 
+@pytest.mark.slow
 def test_few_shot_curves_begin_at_five_labels_and_end_with_all(run, tmp_path):
     words = ("--few-shot", "--few-shot-draws", 3, "--heads", "knn", "--poolings", "mean", "--seeds", 0)
     assert run(*words)[0] == 0
@@ -90,6 +91,7 @@ def test_few_shot_curves_begin_at_five_labels_and_end_with_all(run, tmp_path):
     assert last["test_mcc"] == whole["test_mcc"]
 
 
+@pytest.mark.slow
 def test_drawn_heads_fine_tuning_and_fewer_rows(run, tmp_path):
     words = ("--heads", "mlp", "cnn", "--poolings", "mean", "--max-epochs", 1, "--seeds", 0, 1, "--max-rows", 40)
     fine = ("--finetune", "--finetuning.epochs", 1, "--finetuning.warmup-steps", 1)
