@@ -17,8 +17,6 @@ from typing import NamedTuple
 from ..genome.sequences import SequenceOptions, Sequences, header_of, parse_bases, read_sequences
 from ..runtime.errors import InputError
 
-Source = str | Path | Sequence[str | Path]
-"""A table, a BED file with its genome, or CLASS=FASTA for each class."""
 _LEFT, _RIGHT = "sequence_left", "sequence_right"
 _TARGET = "target_"
 
@@ -49,6 +47,10 @@ class Labelled(NamedTuple):
             raise InputError(f"{self.sequences.source} and {first.sequences.source}: only one has {_LEFT} and {_RIGHT}")
 
 
+Source = str | Path | Sequence[str | Path] | Labelled
+"""A table, a BED file with its genome, CLASS=FASTA for each class, or what is read already."""
+
+
 def read_labelled(source: Source, label_column: str, columns: SequenceOptions) -> Labelled:
     """The sequences of a table and their labels as written, or those of the FASTA files of several classes.
 
@@ -56,6 +58,8 @@ def read_labelled(source: Source, label_column: str, columns: SequenceOptions) -
         InputError: a file that is not right, or one without labels.
         OSError: it cannot be read.
     """
+    if isinstance(source, Labelled):
+        return source
     listed = [source] if isinstance(source, str | Path) else list(source)
     named = [str(item).partition("=") for item in listed]
     if len(listed) == 1 and (Path(listed[0]).exists() or not named[0][1]):

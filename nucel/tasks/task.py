@@ -22,6 +22,8 @@ from .labels import Kind, class_names, class_numbers, measured_numbers, numbers_
 from .splitting import SplitBy, parse_shares, split_rows
 from .tables import Labelled, Source, read_labelled
 
+Inputs = tuple[list[np.ndarray], ...]
+"""Token ids of each row's one sequence, or of its two: lists of n arrays uint8 (length,)."""
 PARTS = ("train", "dev", "test")
 
 
@@ -196,7 +198,7 @@ def read_task(
     whole, dev_split, test_split = splits
     _require_all_classes(whole, names, "--split leaves it")
 
-    same, reverse = _leaks(whole, test_split)
+    same, reverse = _row_leaks(whole.inputs, test_split.inputs)
     task = Task(
         names,
         whole,
@@ -204,7 +206,7 @@ def read_task(
         test_split,
         leaked=int(same.sum()),
         leaked_reverse=int((reverse & ~same).sum()),
-        leaked_dev=int(np.logical_or(*_leaks(whole, dev_split)).sum()),
+        leaked_dev=int(np.logical_or(*_row_leaks(whole.inputs, dev_split.inputs)).sum()),
         target_names=tuple(first.numbers),
     )
     if options.drop_leaked:
@@ -239,13 +241,18 @@ def _with_targets(table: Labelled, names: tuple[str, ...] | None) -> Split:
     return Split(sequences, targets, labels, table.second)
 
 
-def _leaks(train: Split, other: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows, and which of their reverse complements, occur in train, bool (n,) each.
+def leaks(train: Sequences, other: Sequences) -> tuple[np.ndarray, np.ndarray]:
+    """Which sequences, and which of their reverse complements, occur in train, bool (n,) each."""
+    return _row_leaks((train.tokens,), (other.tokens,))
+
+
+def _row_leaks(train: Inputs, other: Inputs) -> tuple[np.ndarray, np.ndarray]:
+    """The same for rows of one sequence or of two.
 
     The reverse complement of a row of two sequences is that of the second, then that of the first.
     """
-    known = {b" ".join(tokens.tobytes() for tokens in row) for row in zip(*train.inputs, strict=True)}
-    rows = list(zip(*other.inputs, strict=True))
+    known = {b" ".join(tokens.tobytes() for tokens in row) for row in zip(*train, strict=True)}
+    rows = list(zip(*other, strict=True))
     same = [b" ".join(tokens.tobytes() for tokens in row) in known for row in rows]
     reverse = [b" ".join(nucleotide.reverse_complement(t).tobytes() for t in row[::-1]) in known for row in rows]
     return np.array(same, bool), np.array(reverse, bool)
