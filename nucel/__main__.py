@@ -4,7 +4,7 @@ import runpy
 import sys
 from importlib.metadata import version
 
-VERBS = ("train", "embed", "finetune", "predict", "score", "suite", "plot", "genome", "scan", "interpret")
+VERBS = ("train", "embed", "finetune", "predict", "probe", "score", "suite", "plot", "genome", "scan", "interpret")
 
 
 def main() -> None:

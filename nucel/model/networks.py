@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import torch
@@ -175,3 +176,12 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
     if isinstance(head, Head) and head.linear:
         nn.init.eye_(head.dense.weight)
         head.dense.weight.requires_grad_(False)
+
+
+def fingerprint(network: nn.Module) -> str:
+    """SHA-256 in hexadecimal over a network's weights and their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
