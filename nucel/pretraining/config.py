@@ -16,6 +16,7 @@ import tyro
 
 from ..genome.windows import WindowOptions
 from ..model.config import ElectraConfig, EncoderConfig
+from ..objectives.masking import slots_of
 from ..runtime.errors import require
 
 
@@ -24,8 +25,9 @@ class Recipe(WindowOptions):
     """All that decides the result of a run besides the genome. The defaults are the paper's, where it states them."""
 
     model: ElectraConfig = field(default_factory=ElectraConfig)
-    objective: Literal["electra", "mlm"] = "electra"
-    """electra trains the pair; mlm, its control, the discriminator's encoder on masked bases alone."""
+    objective: Literal["electra", "mlm", "mae"] = "electra"
+    """electra trains the pair; mlm, its control, the discriminator's encoder on masked bases alone; mae the same
+    encoder as a masked autoencoder, which sees what is not masked alone."""
 
     hold_out: tuple[str, ...] = ()
     """Contigs kept for validation, by name or glob."""
@@ -70,8 +72,10 @@ class Recipe(WindowOptions):
             f"overlap_bp must lie in [0, window_bp = {self.window_bp}), got {self.overlap_bp}",
         )
         require(
-            round(self.model.mask_rate * (self.context - 1)) >= 1,
-            f"mask_rate {self.model.mask_rate} masks no position of a context of {self.context}; raise one of them",
+            slots_of(self.context, self.model.mask_rate, self.model.mask_span) >= 1,
+            f"mask_rate {self.model.mask_rate} masks no position of a context of {self.context}"
+            + (f" in blocks of {self.model.mask_span}" if self.model.mask_span > 1 else "")
+            + "; raise one of them",
         )
         require(0 <= self.max_unknown <= 1, f"max_unknown must lie in [0, 1], got {self.max_unknown}")
         require(0 <= self.max_masked <= 1, f"max_masked must lie in [0, 1], got {self.max_masked}")

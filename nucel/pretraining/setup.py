@@ -13,8 +13,8 @@ from ..genome.sampler import WindowSampler
 from ..genome.windows import Windows
 from ..model.compiled import compile_blocks
 from ..model.config import EncoderConfig
-from ..objectives.electra import Electra
-from ..objectives.mlm import MaskedLM
+from ..objectives.kinds import OBJECTIVES
+from ..objectives.masking import slots_of
 from ..runs.checkpoint import TrainState
 from ..runs.description import GenomeDescription, RunDescription, WindowCounts
 from ..runs.directory import RunDirectory
@@ -28,8 +28,6 @@ from .config import PRESETS, TrainConfig
 from .step import make_optimizer
 from .stored import recipe_of, settings_of
 from .validation import VALIDATION_SEED
-
-_OBJECTIVES = {"electra": Electra, "mlm": MaskedLM}
 
 
 class Setup(NamedTuple):
@@ -95,7 +93,7 @@ def remarks(config: TrainConfig, setup: Setup) -> list[str]:
             f"The genome is small for these settings: the run reads each of its {count} windows {epochs:,.0f} times, "
             f"and may learn them by heart; {advice}"
         )
-    if round(config.model.mask_rate * (config.context - 1)) == config.context - 1:
+    if slots_of(config.context, config.model.mask_rate, config.model.mask_span) == config.context - 1:
         notes.append(
             f"--model.mask-rate {config.model.mask_rate} masks all {config.context - 1} bases of a window, so that "
             "there is nothing to predict them from; the paper masks 0.15"
@@ -123,7 +121,7 @@ def prepare(config: TrainConfig, precision: Precision, genome: Genome, ranks: Wo
             f"each of {ranks.size} ranks has {rows} windows of the batch: give a --micro-batch that divides them, "
             f"got {config.micro_batch}"
         )
-    model = _OBJECTIVES[config.objective](config.model, context=config.context)
+    model = OBJECTIVES[config.objective](config.model, context=config.context)
     model = model.initialize(config.seed).to(precision.device)
     compiled = config.compile == "on" or (config.compile == "auto" and precision.device.type == "cuda")
     if compiled:
@@ -132,7 +130,7 @@ def prepare(config: TrainConfig, precision: Precision, genome: Genome, ranks: Wo
         cost.choose_micro_batch(
             rows,
             environment.free_memory(precision.device),
-            cost.window_bytes(config.model, config.context, precision.dtype, compiled),
+            cost.window_bytes(config.model, config.context, precision.dtype, compiled, type(model)),
             sum(p.numel() for p in model.parameters()),
         )
     )
@@ -200,9 +198,12 @@ def banner(config: TrainConfig, setup: Setup, ranks: World, run: RunDirectory | 
         millions = sum(p.numel() for p in getattr(setup.state.model, name).parameters()) / 1e6
         return f"{name.replace('_', ' ')} {shape.layers} x {shape.width} ({millions:.1f} M)"
 
-    shapes = {"generator": config.model.generator, "discriminator": config.model.discriminator}
-    if config.objective == "mlm":
-        shapes = {"masked_lm": config.model.discriminator}
+    encoder = config.model.discriminator
+    shapes = {
+        "electra": {"generator": config.model.generator, "discriminator": encoder},
+        "mlm": {"masked_lm": encoder},
+        "mae": {"encoder": encoder, "decoder": config.model.decoder},
+    }[config.objective]
     sources = ", ".join(map(str, genome.paths)) if config.genome or run else "demo"
     accumulated = config.batch_size // ranks.size // setup.micro_batch
     rows = {

@@ -13,8 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..genome.sampler import WindowSampler
 from ..model.optimizer import adamw, scheduled_rate, update
-from ..objectives.electra import Electra
-from ..objectives.mlm import MaskedLM
+from ..objectives.kinds import Objective
 from ..runs.checkpoint import TrainState
 from ..runtime.device import Precision
 from .config import Recipe
@@ -26,7 +25,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return scheduled_rate(recipe.lr, step, recipe.steps, recipe.warmup_steps, recipe.decay)
 
 
-def make_optimizer(model: Electra | MaskedLM, recipe: Recipe) -> torch.optim.AdamW:
+def make_optimizer(model: Objective, recipe: Recipe) -> torch.optim.AdamW:
     """The recipe's AdamW."""
     return adamw(model, recipe.lr, recipe.weight_decay, recipe.betas, recipe.adam_eps)
 
@@ -112,7 +111,7 @@ def _poisoned(loss: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _no_exchange(model: Electra | MaskedLM) -> Iterator[None]:
+def _no_exchange(model: Objective) -> Iterator[None]:
     """Let gradients accumulate on each rank, to be averaged over the ranks with the last micro-batch."""
     with contextlib.ExitStack() as stack:
         for network in model.children():

@@ -33,7 +33,18 @@ def recipe_of(config: TrainConfig, precision: Precision) -> dict[str, Any]:
     if path := recipe["init_from"]:
         recipe["init_from"] = str(path.absolute())
     recipe["dtype"] = precision.dtype_name
+    if config.objective != "mae":
+        del recipe["model"]["decoder"]
+    for settings, added in ((recipe, _ADDED), (recipe["model"], _ADDED_TO_MODEL)):
+        for name, default in added.items():
+            if settings[name] == default:
+                del settings[name]
     return recipe
+
+
+_ADDED: dict[str, Any] = {}
+_ADDED_TO_MODEL: dict[str, Any] = {"mask_span": 1}
+"""Settings that earlier versions did not have, left out where they change nothing: older runs are the same runs."""
 
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:
@@ -78,7 +89,8 @@ def extended(config: TrainConfig) -> TrainConfig:
 
 
 def _model(sizes: dict[str, Any]) -> ElectraConfig:
-    encoders = {name: EncoderConfig(**sizes[name]) for name in ("generator", "discriminator")}
+    networks = ("generator", "discriminator", "decoder")
+    encoders = {name: EncoderConfig(**sizes[name]) for name in networks if name in sizes}
     return ElectraConfig(**(sizes | encoders))
 
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ..genome.sampler import WindowSampler
 from ..model.compiled import uncompiled
-from ..objectives.electra import Electra
-from ..objectives.mlm import MaskedLM
+from ..objectives.kinds import Objective
 from ..runtime.device import Precision
 from .meter import Meter
 from .step import upload
@@ -29,7 +28,7 @@ class Validation(NamedTuple):
 
 
 @torch.no_grad()
-def validate(model: Electra | MaskedLM, sampler: WindowSampler, windows: int, precision: Precision) -> Validation:
+def validate(model: Objective, sampler: WindowSampler, windows: int, precision: Precision) -> Validation:
     """Metrics over the first `windows` rows of a held-out sampler, the same each time."""
     model.eval()
     meter, scores = Meter(model), []

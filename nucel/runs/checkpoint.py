@@ -64,7 +64,11 @@ class TrainState(NamedTuple):
     """What a step changes: weights, moments and loss scale."""
 
     model: Any
-    """An objective's module, Electra or MaskedLM, which this folder knows no more of than its networks' names."""
+    """An objective's module, which this folder knows no more of than its networks' names.
+
+    Networks that are models of their own are saved in the hub's form. What is left, a masked autoencoder's decoder, is
+    saved with the optimizer's state alone.
+    """
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
 
@@ -101,15 +105,27 @@ def _write(run: RunDirectory, step: int, state: TrainState) -> None:
         "run": run.read_description().as_json(),
         "versions": versions(next(state.model.parameters()).device),
     }
+    if helpers := _helpers(state.model):
+        saved[_HELPERS] = {name: dict(helper.state_dict()) for name, helper in helpers.items()}
     with files.replacing(run.checkpoint(step)) as temporary:
         temporary.mkdir()
-        for name, network in state.model.named_children():
+        for name, network in hub.networks_of(state.model).items():
             hub.save(network, temporary / name)
         with open(temporary / _TRAINER, "wb") as file:
             _save_state(saved, file)
         files.write_sums(temporary)
         if run.metrics.exists():
             files.fsync(run.metrics)
+
+
+_HELPERS = "helpers"
+"""What a trainer's state holds besides, of an objective that has networks which serve training alone."""
+
+
+def _helpers(model: nn.Module) -> dict[str, nn.Module]:
+    """The parts of what is trained that are no models of their own."""
+    published = hub.networks_of(model)
+    return {name: part for name, part in model.named_children() if name not in published}
 
 
 def _save_state(state: dict[str, Any], file: Any) -> None:
@@ -178,7 +194,7 @@ def restore(run: RunDirectory, state: TrainState, device: torch.device) -> Resto
             warnings.append(f"{checkpoint} is skipped: {error}")
             continue
         for name, network in state.model.named_children():
-            network.load_state_dict(weights[name])
+            network.load_state_dict(weights[name] if name in weights else saved[_HELPERS][name])
         # The groups' settings are the recipe's, which is the same; only the moments are the checkpoint's.
         groups = state.optimizer.state_dict()["param_groups"]
         state.optimizer.load_state_dict({"state": saved["optimizer"]["state"], "param_groups": groups})
@@ -199,7 +215,7 @@ def _read(
     checkpoint: Path, model: nn.Module, device: torch.device
 ) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     """The trainer's state, and each network's."""
-    names = [name for name, _ in model.named_children()]
+    names = list(hub.networks_of(model))
     if wrong := files.damage(checkpoint, (_TRAINER, *(f"{name}/model.safetensors" for name in names))):
         raise CheckpointError("; ".join(wrong))
     try:
@@ -222,6 +238,8 @@ def _require_content(saved: Any, state: TrainState) -> None:
         CheckpointError: says which entry is wrong.
     """
     kinds = {"step": int, "optimizer": dict, "scaler": dict, "run": dict, "versions": dict}
+    if helpers := _helpers(state.model):
+        kinds[_HELPERS] = dict
     if not isinstance(saved, dict) or saved.keys() != kinds.keys():
         raise CheckpointError(f"{_TRAINER} must hold {', '.join(kinds)}")
     for name, kind in kinds.items():
@@ -230,12 +248,26 @@ def _require_content(saved: Any, state: TrainState) -> None:
     if saved["optimizer"].keys() != {"state", "param_groups"} or type(saved["optimizer"]["state"]) is not dict:
         raise CheckpointError(f"{_TRAINER}: optimizer must hold state and param_groups")
     _require_moments(saved["optimizer"]["state"], saved["step"], state)
+    _require_helpers(saved.get(_HELPERS, {}), helpers)
     expected = state.scaler.state_dict()
     if saved["scaler"].keys() != expected.keys():
         raise CheckpointError(f"{_TRAINER}: scaler must hold {', '.join(expected) or 'nothing'}")
     for name, value in saved["scaler"].items():
         if type(value) not in (int, float) or not 0 <= value < math.inf:
             raise CheckpointError(f"{_TRAINER}: scaler.{name} must be a number of at least 0, got {value!r:.60}")
+
+
+def _require_helpers(saved: dict[Any, Any], helpers: dict[str, nn.Module]) -> None:
+    """Weights of the networks that serve training alone: all of them, and as they are to be."""
+    for name, helper in helpers.items():
+        expected, given = helper.state_dict(), saved.get(name)
+        if type(given) is not dict or given.keys() != expected.keys():
+            raise CheckpointError(f"{_TRAINER}: {_HELPERS} must hold all weights of the {name}, and nothing else")
+        for key, like in expected.items():
+            if wrong := _difference_in_form(given[key], like):
+                raise CheckpointError(f"{_TRAINER}: {name}.{key} {wrong}")
+            if not given[key].isfinite().all():
+                raise CheckpointError(f"{_TRAINER}: {name}.{key} holds values that are not finite")
 
 
 def _require_moments(moments: dict[Any, Any], step: int, state: TrainState) -> None:
