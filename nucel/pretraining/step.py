@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from ..genome.records import RecordSampler
 from ..genome.sampler import WindowSampler
 from ..model.optimizer import adamw, scheduled_rate, update
 from ..objectives.kinds import Objective
@@ -68,12 +69,20 @@ class Batch(NamedTuple):
     """uint8 (B, T), this rank's."""
     rows: Tensor
     """int64 (B,), each window's number in the run."""
+    lengths: Tensor | None = None
+    """int32 (B,), real positions of right-padded rows; None where all rows are full."""
+
+    def split(self, size: int) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+        """Tokens, rows and lengths of the micro-batches."""
+        parts = len(self.tokens.split(size))
+        lengths = [None] * parts if self.lengths is None else self.lengths.split(size)
+        return list(zip(self.tokens.split(size), self.rows.split(size), lengths, strict=True))
 
 
-def upload(sampler: WindowSampler, step: int, device: torch.device) -> Batch:
+def upload(sampler: WindowSampler | RecordSampler, step: int, device: torch.device) -> Batch:
     """A step's windows; to a GPU from pinned memory, so that the host need not wait."""
     windows = sampler.batch(step)
-    tensors = torch.from_numpy(windows.tokens), torch.from_numpy(windows.rows)
+    tensors = [torch.from_numpy(x) for x in (windows.tokens, windows.rows, windows.lengths) if x is not None]
     if device.type == "cuda":
         return Batch(step, *(tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors))
     return Batch(step, *(tensor.to(device) for tensor in tensors))
@@ -94,10 +103,10 @@ def train_step(
     or gradient is not finite leaves weights and moments as they are.
     """
     model, optimizer, scaler = state
-    parts = list(zip(batch.tokens.split(micro_batch), batch.rows.split(micro_batch), strict=True))
-    for number, (tokens, rows) in enumerate(parts, 1):
+    parts = batch.split(micro_batch)
+    for number, (tokens, rows, lengths) in enumerate(parts, 1):
         with precision.autocast(), contextlib.nullcontext() if number == len(parts) else _no_exchange(model):
-            for stage in model.stages(tokens, recipe.seed, rows):
+            for stage in model.stages(tokens, recipe.seed, rows, lengths):
                 with torch.autocast(precision.device.type, enabled=False):
                     scaler.scale(_poisoned(stage.share) * (micro_batch / len(batch.tokens))).backward()
             meter.add(stage)

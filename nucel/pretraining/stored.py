@@ -42,7 +42,7 @@ def recipe_of(config: TrainConfig, precision: Precision) -> dict[str, Any]:
     return recipe
 
 
-_ADDED: dict[str, Any] = {}
+_ADDED: dict[str, Any] = {"window": "tile", "drop_gaps": False}
 _ADDED_TO_MODEL: dict[str, Any] = {"mask_span": 1}
 """Settings that earlier versions did not have, left out where they change nothing: older runs are the same runs."""
 
