@@ -117,9 +117,7 @@ def remarks(config: TrainConfig, setup: Setup) -> list[str]:
 def _remarks_on_records(config: TrainConfig, records: Records) -> list[str]:
     longest, room = int(records.lengths.max()), config.context - 1
     if longest < _FILLED * room:
-        return [
-            f"The longest record has {longest} bp, so that much of each row is padding; --context {longest + 1} is enough"
-        ]
+        return [f"The longest record has {longest} bp: much of each row is padding, --context {longest + 1} is enough"]
     if cropped := int((records.lengths > room).sum()):
         return [f"{cropped} of {len(records)} records are longer than {room} bp and are cropped; raise --context"]
     return []

@@ -105,6 +105,6 @@ def test_a_run_says_when_rows_are_mostly_padding_or_records_are_cropped(barcodes
     monkeypatch.setattr("nucel.pretraining.estimate._MEASURED_SECONDS", 0.0)
     words = [*WORDS, "--objective", "mlm", "--genome", str(barcodes), "--dry-run", "--context"]
     assert main([*words, "100"]) == 0
-    assert "much of each row is padding" in (said := capsys.readouterr().err) and "records of" in said
+    assert "much of each row is padding, --context 5" in (said := capsys.readouterr().err) and "records of" in said
     assert main([*words, "30"]) == 0
     assert "are longer than 29 bp and are cropped" in capsys.readouterr().err
