@@ -16,9 +16,9 @@ from ..model.compiled import compile_blocks
 from ..model.config import EncoderConfig
 from ..objectives.kinds import OBJECTIVES
 from ..objectives.masking import slots_of
-from ..runs.checkpoint import TrainState
 from ..runs.description import GenomeDescription, RunDescription, WindowCounts
 from ..runs.directory import RunDirectory
+from ..runs.state import TrainState
 from ..runtime import environment
 from ..runtime.cli import console, note
 from ..runtime.device import Precision

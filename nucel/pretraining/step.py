@@ -15,7 +15,7 @@ from ..genome.records import RecordSampler
 from ..genome.sampler import WindowSampler
 from ..model.optimizer import adamw, scheduled_rate, update
 from ..objectives.kinds import Objective
-from ..runs.checkpoint import TrainState
+from ..runs.state import TrainState
 from ..runtime.device import Precision
 from .config import Recipe
 from .meter import Meter

@@ -144,7 +144,9 @@ def test_gradients_of_the_encoder_and_of_the_decoder_are_right():
     for seen in visible(positions, 4, torch.tensor([5])):
         assert torch.autograd.gradcheck(lambda x, seen=seen: gathered_attention(x, *rotary, seen), qkv)
 
-    model = autoencoder().double()
+    small = replace(SHAPE, width=8, heads=2, intermediate=8)
+    sizes = replace(CONFIG, discriminator=small, decoder=replace(small, width=4, heads=1))
+    model = autoencoder(sizes).double()
     lengths = torch.tensor([31, 20])
     tokens = windows(2, 31, lengths=lengths)
     names = ("mask_token", "projection.weight", "classifier.bias")
