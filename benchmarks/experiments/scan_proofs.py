@@ -77,7 +77,8 @@ class Markov:
 
     def __call__(self, tokens: np.ndarray) -> np.ndarray:
         other = self._strand(nucleotide.reverse_complement(tokens))[::-1]
-        return np.nanmean(np.stack([self._strand(tokens), other]), axis=0)
+        both = np.stack([self._strand(tokens), other])
+        return np.where(np.isfinite(both).all(0), both.mean(0), np.where(np.isfinite(both[0]), both[0], both[1]))
 
 
 def annotation(path: Path, length: int) -> tuple[np.ndarray, np.ndarray]:
