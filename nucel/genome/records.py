@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -112,6 +113,23 @@ _CROP = 16
 """A stream of its own beside those that csrc/random.hpp draws from."""
 
 
+class RecordBatch(NamedTuple):
+    """Rows of one batch, as `WindowBatch`, but each of a length of its own, with [PAD] on the right.
+
+    Attributes:
+        tokens, rows, contig, strand: as there.
+        start_bp: first of the row's bases in forward coordinates, not counting gaps that were removed, int64 (rows,).
+        lengths: real tokens of each row, int32 (rows,).
+    """
+
+    tokens: np.ndarray
+    rows: np.ndarray
+    contig: np.ndarray
+    start_bp: np.ndarray
+    strand: np.ndarray
+    lengths: np.ndarray
+
+
 class RecordSampler:
     """Batches of whole records, each a pure function of (seed, step, rank, world_size).
 
@@ -155,15 +173,15 @@ class RecordSampler:
             for table in self._tables:
                 table[ord("-")] = _GAP
 
-    def batch(self, step: int) -> WindowBatch:
+    def batch(self, step: int) -> RecordBatch:
         """This rank's rows of a step, with their `lengths`; raises as `WindowSampler.batch`."""
         return self._filled(self._order.batch(step))
 
-    def batch_of_all_ranks(self, step: int) -> WindowBatch:
+    def batch_of_all_ranks(self, step: int) -> RecordBatch:
         """The rows that all ranks together draw in a step."""
         return self._filled(self._order.batch_of_all_ranks(step))
 
-    def _filled(self, drawn: WindowBatch) -> WindowBatch:
+    def _filled(self, drawn: WindowBatch) -> RecordBatch:
         tokens = np.full((len(drawn.rows), self.context), nucleotide.PAD, np.uint8)
         tokens[:, 0] = nucleotide.CLS
         lengths, start_bp = np.empty(len(drawn.rows), np.int32), np.zeros(len(drawn.rows), np.int64)
@@ -177,7 +195,7 @@ class RecordSampler:
                 start_bp[i] = surplus - at if strand < 0 else at
             tokens[i, 1 : 1 + len(bases)] = bases
             lengths[i] = 1 + len(bases)
-        return drawn._replace(tokens=tokens, start_bp=start_bp, lengths=lengths)
+        return RecordBatch(tokens, drawn.rows, drawn.contig, start_bp, drawn.strand, lengths)
 
     def _read(self, contig: int, reverse: bool) -> np.ndarray:
         genome = self.records.first.genome

@@ -24,8 +24,6 @@ class WindowBatch(NamedTuple):
         contig: position of each row's contig in ``genome.contigs``, int32 (rows,).
         start_bp: first of the row's bases in forward coordinates, on either strand, int64 (rows,).
         strand: 1 forward, -1 reverse complement, int8 (rows,).
-        lengths: real tokens of each row, int32 (rows,), where rows are records of their own lengths, padded on the
-            right; None where all rows are full. ``start_bp`` then counts without gaps that were removed.
     """
 
     tokens: np.ndarray
@@ -33,7 +31,6 @@ class WindowBatch(NamedTuple):
     contig: np.ndarray
     start_bp: np.ndarray
     strand: np.ndarray
-    lengths: np.ndarray | None = None
 
 
 class WindowSampler:

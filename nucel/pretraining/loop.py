@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..genome.records import RecordBatch
 from ..runs import log
 from ..runs.directory import RunDirectory
 from ..runtime import files
@@ -179,7 +180,7 @@ class Loop:
         else:
             path = self.run.not_finite
             if self.ranks.is_main:
-                tokens = np.full(len(names), self.config.context) if batch.lengths is None else batch.lengths
+                tokens = batch.lengths if isinstance(batch, RecordBatch) else np.full(len(names), self.config.context)
                 rows = (
                     f"{name}\t{start}\t{start + size - 1}\t{'-' if strand < 0 else '+'}\n"
                     for name, start, size, strand in zip(names, batch.start_bp, tokens, batch.strand, strict=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ..genome.records import RecordSampler
+from ..genome.records import RecordBatch, RecordSampler
 from ..genome.sampler import WindowSampler
 from ..model.optimizer import adamw, scheduled_rate, update
 from ..objectives.kinds import Objective
@@ -82,7 +82,8 @@ class Batch(NamedTuple):
 def upload(sampler: WindowSampler | RecordSampler, step: int, device: torch.device) -> Batch:
     """A step's windows; to a GPU from pinned memory, so that the host need not wait."""
     windows = sampler.batch(step)
-    tensors = [torch.from_numpy(x) for x in (windows.tokens, windows.rows, windows.lengths) if x is not None]
+    lengths = (windows.lengths,) if isinstance(windows, RecordBatch) else ()
+    tensors = [torch.from_numpy(x) for x in (windows.tokens, windows.rows, *lengths)]
     if device.type == "cuda":
         return Batch(step, *(tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors))
     return Batch(step, *(tensor.to(device) for tensor in tensors))
