@@ -29,11 +29,6 @@ class Recipe(WindowOptions):
     """electra trains the pair; mlm, its control, the discriminator's encoder on masked bases alone; mae the same
     encoder as a masked autoencoder, which sees what is not masked alone."""
 
-    window: Literal["tile", "record"] = "tile"
-    """tile: windows of one length that cover the contigs. record: one window for each record of files of short
-    sequences, at its own length; a record of more than --context tokens is cropped."""
-    drop_gaps: bool = False
-    """With --window record: remove the gaps (-) of aligned sequences. Otherwise they read as unknown bases."""
     hold_out: tuple[str, ...] = ()
     """Contigs kept for validation, by name or glob."""
     hold_out_fraction: float = 0.01
@@ -65,6 +60,11 @@ class Recipe(WindowOptions):
     """Random seed of weights, windows, masks and sampled bases."""
     init_from: Path | None = None
     """Begin with the weights of a run or of a folder with its model directories, instead of new ones."""
+    window: Literal["tile", "record"] = "tile"
+    """tile: windows of one length that cover the contigs. record: one window for each record of files of short
+    sequences, at its own length; a record of more than --context tokens is cropped."""
+    drop_gaps: bool = False
+    """With --window record: remove the gaps (-) of aligned sequences. Otherwise they read as unknown bases."""
 
     def __post_init__(self) -> None:
         require(self.context >= 2, f"context must be at least 2 ([CLS] and one base), got {self.context}")
