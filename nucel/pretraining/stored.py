@@ -91,8 +91,8 @@ def extended(config: TrainConfig) -> TrainConfig:
 
 def _model(sizes: dict[str, Any]) -> ElectraConfig:
     sizes = _without_null(sizes, ("decoder", *_ADDED_TO_MODEL))
-    networks = ("generator", "discriminator", "decoder")
-    encoders = {name: EncoderConfig(**sizes[name]) for name in networks if name in sizes}
+    networks = ["generator", "discriminator", *(["decoder"] if "decoder" in sizes else [])]
+    encoders = {name: EncoderConfig(**sizes[name]) for name in networks}
     return ElectraConfig(**(sizes | encoders))
 
 
