@@ -1,4 +1,4 @@
-"""Pre-train a NucEL pair on a genome: ``python -m nucel.train [debug|small|base] --genome FILE... --out DIR``."""
+"""Pre-train on a genome or on barcodes: ``python -m nucel.train [PRESET] --genome FILE... --out DIR``."""
 
 from __future__ import annotations
 
