@@ -2,6 +2,10 @@
 
 Reads nothing but run.json and metrics.jsonl, so that a run that is still being trained, or that was cut off, is drawn
 as far as it has come. Needs matplotlib (the extra ``plots``).
+
+Examples:
+    python -m nucel.plot runs/ecoli
+    python -m nucel.plot runs/first runs/second --x tokens --out curves.pdf
 """
 
 from __future__ import annotations

@@ -3,6 +3,11 @@
 VARIANTS is a VCF, BCF, TSV, CSV or Parquet, or a region contig:first-last, all of whose single-base variants are
 scored; FILE ends with .vcf, .vcf.gz, .bcf (from a VCF or BCF), .tsv, .tsv.gz or .parquet. The last line on stdout is
 one JSON object.
+
+Examples:
+    python -m nucel.score runs/human variants.vcf.gz --genome hg38.fa --out scored.vcf.gz
+    python -m nucel.score runs/human chr1:101-160 --genome hg38.fa --out region.tsv --heat-map region.png
+    python -m nucel.score runs/human labels.tsv --genome hg38.fa --out ranked.tsv --evaluate labels
 """
 
 from __future__ import annotations
