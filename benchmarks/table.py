@@ -11,6 +11,7 @@ import json
 import math
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -20,7 +21,31 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+try:
+    from triton.errors import TritonError
+except ImportError:  # not installed, so nothing raises it
+
+    class TritonError(Exception):  # type: ignore[no-redef]
+        """Stands in for the errors of Triton's compiler."""
+
+
 Row = dict[str, Any]
+
+FAILURES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    subprocess.SubprocessError,
+    TritonError,
+)
+"""What may go wrong while one thing is measured, and must not end the others: a wrong result, a version that lacks a
+function, a compiler or a driver that refuses. Errors of Triton's compiler derive from Exception alone."""
 
 
 # ---- the machine -----------------------------------------------------------------------------------------------------
@@ -133,17 +158,19 @@ def largest_error(ours: Tensor, exact: Tensor) -> float:
 
 
 def measured(labels: Row, measure: Callable[[], Row]) -> Row:
-    """The labels with the values, or with the reason: wrong, missing in this version, or too large for the device.
-
-    Errors of Triton's compiler derive from Exception alone.
-    """
+    """The labels with the values, or with the reason: wrong, missing in this version, or too large for the device."""
     try:
         return labels | measure()
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+    except FAILURES as error:
+        reason = reason_of(error)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return labels | {"reason": reason}
+
+
+def reason_of(error: BaseException) -> str:
+    """An error in one line of a table."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:160]
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------

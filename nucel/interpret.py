@@ -34,7 +34,7 @@ from .interpretation import attribution_files as maps_files
 from .interpretation.agreement import correlations, draw_histogram
 from .interpretation.attribution import Attribution, AttributionOptions, Method, attributions
 from .interpretation.importance import ImportanceOptions, Model, backgrounds
-from .interpretation.importance_table import PatternOptions, draw_rows, measure, words, write_rows
+from .interpretation.importance_table import PatternOptions, draw_rows, marked_sites, measure, words, write_rows
 from .interpretation.logo import draw_logos, picture_name
 from .interpretation.targets import Subject
 from .runtime import cli, environment
@@ -271,9 +271,10 @@ def importance(config: ImportanceConfig) -> cli.Result:
     sequences = read_sequences(config.input, config.columns)
     if subject.networks.context is not None:
         sequences.require_within(subject.networks.context)
+    sites = marked_sites(config.patterns, sequences.tokens)
     started = time.perf_counter()
     found = backgrounds(sequences.tokens, config.options)
-    rows = measure(model, found, config.patterns)
+    rows = measure(model, found, config.patterns, sites)
     wild_type = None
     if model.target is not None:
         nothing = [np.zeros(len(tokens), bool) for tokens in (*sequences.tokens, *found.tokens)]

@@ -15,8 +15,6 @@ Examples:
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -34,10 +32,11 @@ from .interpretation.networks import Networks, load_networks
 from .interpretation.surprise import Part, SurpriseOptions, parts_of, surprise
 from .interpretation.tracks import AnomalyOptions, Bins, Values, require_bigwig, write_anomalies, write_bigwig
 from .model.networks import Discriminator
-from .runtime import cli, distributed, files
+from .runtime import cli, distributed
 from .runtime.cli import console
 from .runtime.device import DeviceOptions, choose_precision
-from .runtime.errors import CheckpointError, ConfigError, HubError
+from .runtime.errors import HubError
+from .runtime.parts import Parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,23 +90,22 @@ def scan_genome(config: ScanConfig) -> cli.Result | None:
             **dataclasses.asdict(config.options),
         }
         with ranks.first_alone():
-            folder = _open_parts(config.out, identity)
+            finished = Parts(config.out, "scan", identity)
         started = time.perf_counter()
-        missing = [i for i in range(len(parts)) if not _file(folder, i).exists()]
+        missing = [i for i in range(len(parts)) if i not in finished]
         total = sum(parts[i].end_bp - parts[i].start_bp for i in missing)
         if ranks.is_main:
             console.print(f"{total:,} bases to read, on {precision.device}", soft_wrap=True, markup=False)
         with cli.counting(total, "bases" if ranks.is_main else None) as count:
             for i in missing[ranks.rank :: ranks.size]:
                 values = surprise(discriminator, genome, parts[i], config.options, context, precision)
-                with files.replacing(_file(folder, i)) as temporary, open(temporary, "wb") as file:
-                    np.save(file, values)
+                finished.save(i, surprise=values)
                 count(len(values) * ranks.size)
         ranks.wait()
         if not ranks.is_main:
             return None
         seconds = time.perf_counter() - started
-        summary = _merge(config, genome, parts, folder, chosen)
+        summary = _merge(config, genome, parts, finished, chosen)
         strands = 1 + config.options.average_reverse_complement
         summary |= {
             "seconds": round(seconds, 3),
@@ -137,33 +135,8 @@ def _discriminator(networks: Networks) -> Discriminator:
     return networks.discriminator
 
 
-def _open_parts(out: Path, identity: dict[str, Any]) -> Path:
-    """The folder that results are kept in meanwhile, made for this scan or left by it."""
-    folder = out.with_name(out.name + ".parts")
-    about = folder / "about.json"
-    wanted = json.loads(json.dumps(identity))
-    if folder.exists() and not about.exists() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} is not of a scan; move it away, or choose another --out")
-    if about.exists():
-        try:
-            stored = json.loads(about.read_text(encoding="utf-8"))
-        except ValueError:
-            raise CheckpointError(f"{about} is damaged; delete {folder} to begin anew") from None
-        if stored != wanted:
-            changed = "\n  ".join(files.differences(stored, wanted))
-            raise ConfigError(f"{folder} is of another scan:\n  {changed}\nDelete it, or choose another --out")
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_text(about, json.dumps(wanted, indent=2) + "\n")
-    return folder
-
-
-def _file(folder: Path, part: int) -> Path:
-    return folder / f"{part:06d}.npy"
-
-
 def _merge(
-    config: ScanConfig, genome: Genome, parts: Sequence[Part], folder: Path, chosen: Sequence[int]
+    config: ScanConfig, genome: Genome, parts: Sequence[Part], finished: Parts, chosen: Sequence[int]
 ) -> dict[str, Any]:
     """Write the files from the parts, and remove these."""
     contigs = [(genome.contigs[i], int(genome.lengths[i])) for i in chosen]
@@ -173,7 +146,7 @@ def _merge(
     def pieces() -> Iterator[Values]:
         nonlocal total, known
         for i, part in enumerate(parts):
-            values = np.load(_file(folder, i), allow_pickle=False)
+            values = finished.load(i)["surprise"]
             total, known = total + float(np.nansum(values, dtype=np.float64)), known + int(np.isfinite(values).sum())
             piece = Values(genome.contigs[part.contig], part.start_bp, values)
             bins.add(piece)
@@ -185,7 +158,7 @@ def _merge(
         anomalies = bins.anomalies(config.anomalies)
         write_anomalies(config.bed, anomalies)
         summary["anomalies"] = len(anomalies)
-    shutil.rmtree(folder)
+    finished.remove()
     return summary
 
 

@@ -1,8 +1,10 @@
 """Zero-shot effects of variants: ``python -m nucel.score MODEL VARIANTS --genome G.fa --out FILE``.
 
 VARIANTS is a VCF, BCF, TSV, CSV or Parquet, or a region contig:first-last, all of whose single-base variants are
-scored; FILE ends with .vcf, .vcf.gz, .bcf (from a VCF or BCF), .tsv, .tsv.gz or .parquet. The last line on stdout is
-one JSON object.
+scored; FILE ends with .vcf, .vcf.gz, .bcf (from a VCF or BCF), .tsv, .tsv.gz or .parquet.
+
+While it works, scores are kept in the folder FILE.parts. If it is stopped, the same command goes on from there. Several
+GPUs share the work under torchrun. The last line on stdout is one JSON object.
 
 Examples:
     python -m nucel.score runs/human variants.vcf.gz --genome hg38.fa --out scored.vcf.gz
@@ -13,14 +15,12 @@ Examples:
 from __future__ import annotations
 
 import collections
-import contextlib
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from tyro.conf import OmitArgPrefixes
 
 from .genome.fasta import Genome
 from .genome.loci import Reference, parse_region
-from .genome.variant_files import open_variants
+from .genome.variant_files import VariantFile, open_variants
 from .genome.variants import INDEL, OK, Record
 from .interpretation.networks import load_networks
 from .interpretation.saturation import (
@@ -44,11 +44,13 @@ from .interpretation.variant_effect import CHUNK, Scored, Scorer
 from .interpretation.variant_options import ScoreOptions
 from .interpretation.variant_survey import Survey, survey
 from .interpretation.variant_tables import Contents, require_format, writing
-from .runtime import cli, environment
+from .runtime import cli, distributed, environment
 from .runtime.cli import console, counting, note
 from .runtime.device import DeviceOptions, choose_precision
+from .runtime.distributed import World
 from .runtime.errors import ConfigError
-from .runtime.files import finite
+from .runtime.files import exiting_on_sigterm, finite, sha256
+from .runtime.parts import Parts
 from .suites.variant_effects import Judge
 from .suites.variant_report import EvaluationOptions
 
@@ -82,46 +84,43 @@ class ScoreConfig:
             raise ConfigError(f"--heat-map must end with .png, .pdf or .svg, got {self.heat_map}")
 
 
-def score_file(config: ScoreConfig) -> cli.Result:
-    """Carry out the command; returns its summary and report.
+def score_file(config: ScoreConfig) -> cli.Result | None:
+    """Carry out the command; returns its summary and report, on the first rank.
 
     Raises:
         ConfigError, InputError, GenomeError, HubError, CheckpointError, OSError: bad input; no file is left.
     """
-    precision = choose_precision(config.compute.device, config.compute.dtype)
-    networks = load_networks(config.model).to(precision.device)
-    reference = Reference(Genome(config.genome))
-    scorer = Scorer(networks, reference, config.score, precision)
-    source = _source(config, reference)
-    require_format(config.out, source)
-    judge = None
-    if config.evaluate is not None:
-        judge = Judge(config.evaluate, source, config.evaluation)
-    counts = survey(source, reference, config.max_mismatches)
-    console.print(
-        f"{counts.variants:,} variants in {counts.records:,} records, {', '.join(scorer.scores)}, {networks.kind} on "
-        f"{precision.device}", soft_wrap=True, markup=False,
-    )  # fmt: skip
-    contents = Contents(source, scorer.scores, tuple(counts.contigs), _about(config, scorer))
-    matrix = _Matrix(config, source, scorer) if config.heat_map is not None else None
-    statuses: collections.Counter[str] = collections.Counter()
-    started = time.perf_counter()
-    with _terminated(), writing(config.out, contents) as write, counting(counts.variants, "variants") as count:
-        if precision.dtype != torch.float32:
-            _note_noise(scorer, counts)
-        for records in _chunks(source):
-            variants = [variant for record in records for variant in record.variants()]
-            scored = scorer.score(variants)
-            write(records, scored)
-            statuses.update(scored.status)
-            if matrix is not None:
-                matrix.add(variants, scored)
-            if judge is not None:
-                judge.add(records, scored)
-            count(len(variants))
-    seconds = time.perf_counter() - started
-    if matrix is not None:
-        matrix.draw()
+    with exiting_on_sigterm(), distributed.world() as ranks:
+        console.quiet |= not ranks.is_main
+        precision = choose_precision(config.compute.device, config.compute.dtype)
+        networks = load_networks(config.model).to(precision.device)
+        with ranks.first_alone():
+            reference = Reference(Genome(config.genome))
+        scorer = Scorer(networks, reference, config.score, precision)
+        source = _source(config, reference)
+        require_format(config.out, source)
+        judge = None
+        if config.evaluate is not None:
+            judge = Judge(config.evaluate, source, config.evaluation)
+        counts = survey(source, reference, config.max_mismatches)
+        if ranks.is_main:
+            console.print(
+                f"{counts.variants:,} variants in {counts.records:,} records, {', '.join(scorer.scores)}, "
+                f"{networks.kind} on {precision.device}", soft_wrap=True, markup=False,
+            )  # fmt: skip
+            if precision.dtype != torch.float32:
+                _note_noise(scorer, counts)
+        with ranks.first_alone():
+            parts = Parts(config.out, "score", _identity(config, scorer, source))
+        try:
+            speed = _compute(scorer, source, parts, ranks, counts.variants)
+            ranks.wait()
+            if not ranks.is_main:
+                return None
+            statuses = _write(config, scorer, source, counts, parts, judge)
+        finally:
+            parts.remove_if_empty()
+        parts.remove()
     figures = {} if judge is None else judge.report(config.out, scorer)
     summary = {
         "records": counts.records,
@@ -129,14 +128,72 @@ def score_file(config: ScoreConfig) -> cli.Result:
         "scored": statuses[OK] + statuses[INDEL],
         "statuses": dict(sorted(statuses.items())),
         "scores": list(scorer.scores),
-        "seconds": round(seconds, 3),
-        "variants_per_s": round(counts.variants / seconds, 1),
-        "tokens_per_s": round(sum(scorer.passes.tokens.values()) / seconds),
+        **speed,
         "device": str(precision.device),
         **finite(figures),
         "out": str(config.out),
     }
     return cli.Result(summary, _report(config, summary))
+
+
+def _compute(scorer: Scorer, source: Source, parts: Parts, ranks: World, variants: int) -> dict[str, float]:
+    """Score the chunks that no part holds yet, each on one of the ranks; returns how fast that was, all ranks together.
+
+    Args:
+        variants: how many the source has, for the progress bar.
+    """
+    started, done = time.perf_counter(), 0
+    with counting(variants, "variants" if ranks.is_main else None) as count:
+        for number, records in enumerate(_chunks(source)):
+            chunk = [variant for record in records for variant in record.variants()]
+            if number % ranks.size == ranks.rank and number not in parts:
+                parts.save(number, **scorer.score(chunk).arrays())
+                done += len(chunk)
+            count(len(chunk))
+    seconds = time.perf_counter() - started
+    totals = torch.tensor([done, sum(scorer.passes.tokens.values())])
+    ranks.add(totals)
+    scored, tokens = totals.tolist()
+    return {
+        "seconds": round(seconds, 3),
+        "variants_per_s": round(scored / seconds, 1),
+        "tokens_per_s": round(tokens / seconds),
+    }
+
+
+def _write(
+    config: ScoreConfig, scorer: Scorer, source: Source, counts: Survey, parts: Parts, judge: Judge | None
+) -> collections.Counter[str]:
+    """Put the parts together, in the order of the source; returns how many variants have each status."""
+    contents = Contents(source, scorer.scores, tuple(counts.contigs), _about(config, scorer))
+    matrix = _Matrix(config, source, scorer) if config.heat_map is not None else None
+    statuses: collections.Counter[str] = collections.Counter()
+    with writing(config.out, contents) as write:
+        for number, records in enumerate(_chunks(source)):
+            scored = Scored.from_arrays(parts.load(number))
+            write(records, scored)
+            statuses.update(scored.status)
+            if matrix is not None:
+                matrix.add([variant for record in records for variant in record.variants()], scored)
+            if judge is not None:
+                judge.add(records, scored)
+    if matrix is not None:
+        matrix.draw()
+    return statuses
+
+
+def _identity(config: ScoreConfig, scorer: Scorer, source: Source) -> dict[str, Any]:
+    """All that the scores depend on."""
+    return {
+        "model": scorer.networks.fingerprint,
+        "genome": scorer.reference.genome.fingerprint,
+        "variants": sha256(source.path) if isinstance(source, VariantFile) else source.path,
+        "window_bp": scorer.room_bp,
+        "dtype": scorer.passes.precision.dtype_name,
+        "chunk": CHUNK,
+        **asdict(config.score),
+        "scores": scorer.scores,
+    }
 
 
 def _report(config: ScoreConfig, summary: dict[str, Any]) -> tuple[str, ...]:
@@ -152,7 +209,7 @@ def _report(config: ScoreConfig, summary: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _source(config: ScoreConfig, reference: Reference) -> Source:
-    """A file of variants, or a region where the word is no file and can be one."""
+    """The file of variants, or all variants of a region if no file has that name and the name is a region."""
     region = None if Path(config.variants).exists() else parse_region(config.variants)
     if region is None:
         if config.heat_map is not None:
@@ -193,24 +250,6 @@ def _about(config: ScoreConfig, scorer: Scorer) -> dict[str, Any]:
         "dtype": config.compute.dtype,
         "versions": versions,
     }
-
-
-@contextlib.contextmanager
-def _terminated() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that what is written under a temporary name is removed."""
-
-    def stop(number: int, _frame: Any) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread: whoever is decides
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _note_noise(scorer: Scorer, counts: Survey) -> None:

@@ -28,19 +28,15 @@ from nucel.genome.fasta import Genome
 from nucel.interpretation.networks import load_pair
 from nucel.interpretation.surprise import SurpriseOptions, parts_of, surprise
 from nucel.model.networks import Discriminator
-from nucel.runs.directory import RunDirectory
 from nucel.runtime.device import Precision, choose_precision
+from nucel.suites.judging import ranking
 from nucel.tokenizers import nucleotide
 
 from .. import table
+from .annotated import ANNOTATED, genes_file, in_words, open_genome, read_run
 from .markov import counts_of
 
-ANNOTATED = {
-    "haemophilus_influenzae_Rd_KW20": "NC_000907",
-    "neisseria_meningitidis_MC58": "NC_003112",
-    "streptococcus_pyogenes_M1_GAS": "NC_002737",
-}
-ORDER, PIECE, BLOCK = 8, 1000, 10_000
+ORDER, PIECE, BLOCK, DRAWS = 8, 1000, 10_000, 200
 KINDS = ("CDS", "tRNA", "rRNA", "repeat_region", "intergenic")
 
 
@@ -104,7 +100,7 @@ def annotation(path: Path, length: int) -> tuple[np.ndarray, np.ndarray]:
 def interval(values: np.ndarray, statistic: Callable[[np.ndarray], float], units: int) -> tuple[float, float, float]:
     """A statistic of units 0 ... units - 1, and its 95 % interval over draws of units."""
     draws = np.random.default_rng(0)
-    drawn = [statistic(values[draws.integers(0, units, units)]) for _ in range(200)]
+    drawn = [statistic(values[draws.integers(0, units, units)]) for _ in range(DRAWS)]
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     return statistic(values), float(low), float(high)
 
@@ -144,13 +140,8 @@ def recall(scores: np.ndarray, errors: np.ndarray) -> str:
 
 def auroc(scores: np.ndarray, swapped: np.ndarray) -> str:
     """AUROC of pieces' scores, and its interval over pieces."""
-    both = np.stack([scores, swapped], 1)
-
-    def area(rows: np.ndarray) -> float:
-        return float("nan") if len(set(rows[:, 1])) < 2 else float(roc_auc_score(rows[:, 1], rows[:, 0]))
-
-    mean, low, high = interval(both, area, len(both))
-    return f"{mean:.3f} ({low:.3f} to {high:.3f})"
+    area = ranking(scores, swapped, np.arange(len(scores)), DRAWS).auroc
+    return f"{area.value:.3f} ({area.low:.3f} to {area.high:.3f})"
 
 
 def four_mer_distance(tokens: np.ndarray) -> np.ndarray:
@@ -174,23 +165,20 @@ def main() -> None:
     parser.add_argument("--mega-bases", type=float, default=0.5, help="of each genome, from its beginning")
     options = parser.parse_args()
     precision = choose_precision("auto", "auto")
-    description = RunDirectory(options.run).read_description()
-    held_out = description.recipe["hold_out"]
-    if not all(any(name.startswith(glob.rstrip("*")) for glob in held_out) for name in ANNOTATED.values()):
-        raise SystemExit(f"error: {options.run} did not hold out {', '.join(ANNOTATED.values())}, but {held_out}")
+    description = read_run(options.run)
     scan = Scanner(load_pair(options.run).discriminator.to(precision.device), precision)
     trained = Genome(description.genome.files)
     markov = Markov([trained.fetch(n) for n in trained.contigs if not n.startswith(tuple(ANNOTATED.values()))])
     length = round(options.mega_bases * 1e6)
     genomes = {}
     for name in ANNOTATED:
-        opened = Genome(options.data / "genomes" / "bacteria" / f"{name}.fa.gz", copy_beside=False)
+        opened = open_genome(options.data, name)
         genomes[name] = opened.fetch(0, 0, min(length, int(opened.lengths[0])))
 
     kinds, errors, swaps = [], [], []
     for number, (name, tokens) in enumerate(genomes.items()):
         title = " ".join(name.split("_")[:2]).capitalize()
-        kind, codon = annotation(options.data / "annotations" / f"{name}.bed.gz", len(tokens))
+        kind, codon = annotation(genes_file(options.data, name), len(tokens))
         measures = {"surprise": scan(tokens), f"Markov, order {ORDER}": markov(tokens)}
         for measure, values in measures.items():
             means = [mean_interval(values, kind == k) if (kind == k).any() else "" for k in range(len(KINDS))]
@@ -220,24 +208,19 @@ def main() -> None:
 
     lines = [
         "# What a genome's surprise shows", "",
-        f"{table.machine_line(table.machine(precision.device))}. Run: step {description.recipe['steps']} of "
-        f"{description.recipe['batch_size']} x {description.recipe['context']} tokens on "
-        f"{len(description.genome.files)} path(s) of bacteria, without the three genera below, of which the first "
-        f"{options.mega_bases:g} Mb are read. Means and shares with 95 % intervals.", "",
+        f"{table.machine_line(table.machine(precision.device))}. Run: {in_words(description)}, "
+        f"without the three genomes below, of which the first {options.mega_bases:g} Mb are "
+        "read. Means and shares with 95 % intervals.", "",
         "```sh", "python -m benchmarks.experiments.scan_proofs RUN $NUCEL_DATA --out benchmarks/results/scan.md", "```",
         "", "## Mean by kind of sequence (nats per base)", "",
-        *rows(["genome", "measure", *KINDS, "codon position 1, 2, 3", "power at period 3"], kinds), "",
+        table.markdown_table(["genome", "measure", *KINDS, "codon position 1, 2, 3", "power at period 3"], kinds), "",
         "## Planted single-base errors: recall at 1 % false positives", "",
-        *rows(["genome", "errors", "surprise", f"Markov, order {ORDER}"], errors), "",
+        table.markdown_table(["genome", "errors", "surprise", f"Markov, order {ORDER}"], errors), "",
         "## Swapped pieces of 1,000 bases: AUROC", "",
-        *rows(["genome", "pieces", "surprise", f"Markov, order {ORDER}", "4-mer distance"], swaps),
+        table.markdown_table(["genome", "pieces", "surprise", f"Markov, order {ORDER}", "4-mer distance"], swaps),
     ]  # fmt: skip
     options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
-
-
-def rows(header: list[str], body: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *body)]
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from triton.runtime.jit import KernelInterface
 
 from benchmarks import bench_attention, bench_rtd_loss
 from benchmarks.gpu import static_count
-from benchmarks.table import Expected, Row, Table, gpu_milliseconds, machine
+from benchmarks.table import FAILURES, Expected, Row, Table, gpu_milliseconds, machine, reason_of
 from nucel.kernels import attention_triton, reference, rtd_loss_triton
 
 Clock = Callable[[Callable[[], Any]], float]
@@ -166,14 +166,14 @@ def rows(shape: Shape, bounds: dict[tuple[str, str], Bound], clock: Clock) -> It
                 results = one.run()
             one.expected().check(group, results)
             del one, results
-        except Exception as error:  # of the compiler, the driver or the comparison: the other passes go on
+        except FAILURES as error:  # the other passes go on
             yield {"group": group, "kernel": "all", "reason": reason_of(error)}
             continue
         for launch in launches:
             row = {"group": group, "kernel": launch.kernel}
             try:
                 row["ms"] = clock(launch.again)
-            except Exception as error:
+            except FAILURES as error:
                 yield row | {"reason": reason_of(error)}
                 continue
             if bound := bounds.get((group, launch.kernel)):
@@ -181,10 +181,6 @@ def rows(shape: Shape, bounds: dict[tuple[str, str], Bound], clock: Clock) -> It
             yield row
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def reason_of(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:160]
 
 
 def with_sums(rows: Iterator[Row]) -> Iterator[Row]:

@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.gpu import compiling
 from benchmarks.gpu.compiling import without_data
-from benchmarks.table import gpu_milliseconds, machine, machine_line
+from benchmarks.table import FAILURES, gpu_milliseconds, machine, machine_line
 from nucel.kernels import attention_triton, tiles
 from nucel.kernels.tiles import Tile
 
@@ -72,7 +72,7 @@ def compile_candidate(op: str, width: int, architecture: int, tile: Tile) -> str
                 attention_triton.attention_backward(out, qkv, angles, angles, out, lse, radius, None)
             else:
                 attention_triton.attention_forward(qkv, angles, angles, radius, None)
-    except Exception as error:  # PTXASError and OutOfResources among them, which derive from Exception alone
+    except FAILURES as error:
         return type(error).__name__
     return None
 
@@ -136,7 +136,7 @@ def best(
                 # Both round to bf16 (eps 2^-7) after sums in another order, hence a few eps. The tests are stricter.
                 torch.testing.assert_close(call(), expected, rtol=0.05, atol=0.05)
                 ms = clock(call)
-            except Exception as raised:
+            except FAILURES as raised:
                 error = type(raised).__name__
         if error is not None:
             print(f"# {op}, D = {width}: {tile} passed over, {error}", flush=True)

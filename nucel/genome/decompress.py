@@ -14,16 +14,13 @@ import itertools
 import os
 import re
 import shutil
-import signal
 import struct
 import tempfile
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import IO, NoReturn
+from typing import IO
 
 from ..runtime import cli, files
 from ..runtime.cli import note
@@ -134,7 +131,7 @@ def _replacing(target: Path, like: Path) -> Iterator[IO[bytes]]:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         # The lock is held until the file has its name: without it, others take it for a dead process's.
-        with contextlib.ExitStack() as open_files, _exit_on_sigterm(), files.replacing(target) as temporary:
+        with contextlib.ExitStack() as open_files, files.exiting_on_sigterm(), files.replacing(target) as temporary:
             file = open_files.enter_context(_create_locked(temporary))
             yield file
             file.flush()
@@ -142,24 +139,6 @@ def _replacing(target: Path, like: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         reason = f"could not be written ({error.strerror or error}); nothing is left of it"
         raise OSError(error.errno, reason, str(target)) from error
-
-
-@contextlib.contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM, which ends a process at once unless somebody handles it, clean up as an exception does."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-
-    def leave(number: int, frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _create_locked(path: Path) -> IO[bytes]:

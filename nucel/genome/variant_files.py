@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from ..runtime.errors import ConfigError, InputError
 from .decompress import is_gzip
-from .variants import Record
+from .variants import Record, start_of
 
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 """The empty block that ends a bgzip file."""
@@ -160,7 +160,7 @@ class VariantFile:
         contig, position, _, ref, alt, *_ = text.split("\t", 5)
         if not position.isdecimal() or not ref or not contig:
             raise InputError(f"{self.path}, {where}: not a contig, a position and alleles: {text[:60]!r}")
-        return Record(where, contig, int(position) - 1, ref, () if alt == "." else tuple(alt.split(",")), text)
+        return Record(where, contig, start_of(int(position)), ref, () if alt == "." else tuple(alt.split(",")), text)
 
     @contextlib.contextmanager
     def _rows(self) -> Iterator[tuple[list[str], Iterator[tuple[int, list[str]]]]]:
@@ -195,7 +195,7 @@ class VariantFile:
         if not position.isdecimal() or not contig or not ref:
             raise InputError(f"{self.path}, {where}: not a contig, a position and alleles: {row!r:.80}")
         alts = () if alt in ("", ".") else tuple("" if allele == "-" else allele for allele in alt.split(","))
-        return Record(where, contig, int(position) - 1, "" if ref == "-" else ref, alts, row)
+        return Record(where, contig, start_of(int(position)), "" if ref == "-" else ref, alts, row)
 
     def _parquet(self) -> Any:
         from pyarrow import ArrowException, parquet  # optional dependency

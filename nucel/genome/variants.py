@@ -41,8 +41,13 @@ class Variant(NamedTuple):
 
     @classmethod
     def from_vcf(cls, contig: str, position: int, ref: str, alt: str) -> Variant:
-        """From VCF's position, which counts from 1: the one place where positions are converted."""
-        return cls(contig, position - 1, ref, alt)
+        """From VCF's position, which counts from 1."""
+        return cls(contig, start_of(position), ref, alt)
+
+
+def start_of(position: int) -> int:
+    """0-based start of a position that counts from 1, as in VCF and in tables: the one place that converts them."""
+    return position - 1
 
 
 class Record(NamedTuple):

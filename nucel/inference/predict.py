@@ -30,7 +30,9 @@ class Batch(NamedTuple):
     """int64 (B,) on the same device: which of the sequences each row is."""
 
 
-def make_batch(sequences: Sequence[np.ndarray], device: torch.device, rows: Sequence[int] | None = None) -> Batch:
+def make_batch(
+    sequences: Sequence[np.ndarray] | np.ndarray, device: torch.device, rows: Sequence[int] | None = None
+) -> Batch:
     """Sequences, uint8 (length,) without [CLS], padded on the right to the longest; `rows` are 0, 1, ... by default."""
     lengths = np.array([1 + len(tokens) for tokens in sequences], np.int32)
     padded = np.full((len(lengths), lengths.max()), nucleotide.PAD, np.uint8)

@@ -15,7 +15,8 @@ from ..runtime import files
 from ..runtime.cli import counting
 from ..runtime.errors import ConfigError, InputError, require
 from ..tokenizers import nucleotide
-from .importance import Backgrounds, Effect, Model, Planted, effect, interaction
+from .attribution_files import read_maps
+from .importance import Backgrounds, Effect, Model, Planted, effect, interaction, sites_above
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,9 @@ class PatternOptions:
     """Which of its motifs, by identifier; by default all."""
     drawn: bool = False
     """Draw motifs from their matrices, anew for each background; by default their consensus is planted."""
+    sites: Path | None = None
+    """Maps of the same sequences that `attribution` has written (.npz, .h5): the bases above the 95th percentile of a
+    map, and 2 on either side of each, are planted in the sequence's own shuffles, where they were."""
     both_motif_strands: bool = False
     """Also plant the reverse complement of each pattern, as rows of its own."""
     positions: tuple[int, ...] = ()
@@ -38,7 +42,8 @@ class PatternOptions:
     """Plant two patterns with so many bases between them, around the middle: how far they interact."""
 
     def __post_init__(self) -> None:
-        require(bool(self.pattern) or self.motifs is not None, "give --pattern or --motifs")
+        chosen = bool(self.pattern) or self.motifs is not None or self.sites is not None
+        require(chosen, "give --pattern, --motifs or --sites")
         require(not self.motif_names or self.motifs is not None, "--motif-names needs --motifs")
         require(not (self.positions and self.spacings), "--positions and --spacings exclude each other")
         require(min((*self.positions, *self.spacings), default=0) >= 0, "positions and spacings are at least 0")
@@ -103,8 +108,26 @@ def _reverse(draw: Callable[[np.random.Generator], np.ndarray]) -> Callable[[np.
     return lambda draws: nucleotide.reverse_complement(draw(draws))
 
 
-def measure(model: Model, found: Backgrounds, options: PatternOptions) -> list[Row]:
-    """The effects of all patterns at all positions, or the interactions at all spacings."""
+def marked_sites(options: PatternOptions, sequences: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The bases that --sites marks in each sequence, as patterns uint8 (L,); an empty list without that option.
+
+    Raises:
+        InputError: the file holds no maps, or maps of other sequences.
+    """
+    if options.sites is None:
+        return []
+    maps = read_maps(options.sites)
+    if len(maps.tokens) != len(sequences) or not all(map(np.array_equal, maps.tokens, sequences)):
+        raise InputError(f"{options.sites} holds maps of other sequences than those that are shuffled")
+    return [sites_above(values, tokens) for values, tokens in zip(maps.values, maps.tokens, strict=True)]
+
+
+def measure(model: Model, found: Backgrounds, options: PatternOptions, sites: Sequence[np.ndarray] = ()) -> list[Row]:
+    """The effects of all patterns at all positions, or the interactions at all spacings.
+
+    Args:
+        sites: a pattern (L,) for each sequence, planted in its own shuffles; see `marked_sites`.
+    """
     listed = words(options)
     if options.spacings:
         pairs = [(listed[0], listed[1])] if not options.both_motif_strands else [
@@ -118,13 +141,18 @@ def measure(model: Model, found: Backgrounds, options: PatternOptions) -> list[R
                     count(1)
         return rows
     starts: Sequence[int | None] = options.positions or (None,)
-    with counting(len(listed) * len(starts), "effects") as count:
+    with counting(len(listed) * len(starts) + bool(sites), "effects") as count:
         rows = []
         for word in listed:
             for start in starts:
                 planted = [[_at(background, tokens, start)] for background, tokens in _drawn(model, found, word)]
                 rows.append(Row(word.name, word.strand, start, None, effect(model, found, planted)))
                 count(1)
+        if sites:
+            shuffles = model.options.shuffles
+            planted = [[Planted(0, sites[number // shuffles])] for number in range(len(found.tokens))]
+            rows.append(Row("sites of the maps", "+", None, None, effect(model, found, planted)))
+            count(1)
     return rows
 
 

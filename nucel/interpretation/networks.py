@@ -62,7 +62,7 @@ def load_pair(path: str | os.PathLike[str]) -> Electra:
 
 @dataclass(frozen=True, eq=False)
 class Networks:
-    """The networks that scores are computed from; None for what there is not.
+    """The networks that scores are computed from; None for those that the directory lacks.
 
     Attributes:
         encoder: gives hidden states; part of the discriminator where there is one, else of the generator.

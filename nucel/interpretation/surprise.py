@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from ..genome.fasta import Genome
-from ..inference.predict import BATCH_TOKENS
+from ..inference.predict import BATCH_TOKENS, make_batch
 from ..inference.tiles import Tiles
 from ..model.networks import Discriminator
 from ..runtime.device import Precision
@@ -117,8 +117,7 @@ def surprise(
 
 def _strand(discriminator: Discriminator, tokens: np.ndarray, precision: Precision) -> np.ndarray:
     """-ln P(original), float32 (B, L), of bases uint8 (B, L) without [CLS]."""
-    batch = np.full((len(tokens), 1 + tokens.shape[1]), nucleotide.CLS, np.uint8)
-    batch[:, 1:] = tokens
+    batch = make_batch(tokens, precision.device)
     with precision.autocast():
-        logits = discriminator.logits(torch.from_numpy(batch).to(precision.device))
+        logits = discriminator.logits(batch.tokens)
     return F.softplus(-logits[:, 1:].float()).cpu().numpy()

@@ -151,7 +151,7 @@ class Target:
         second of two classes.
 
         Raises:
-            ConfigError: another text, a class that there is not, or more than two classes and none named.
+            ConfigError: another text, an unknown class, or more than two classes and none named.
             HubError: a target that the model cannot answer.
         """
         labels = None if subject.classifier is None else subject.classifier.labels

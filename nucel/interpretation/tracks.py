@@ -52,16 +52,16 @@ def write_bigwig(path: Path, contigs: Sequence[tuple[str, int]], pieces: Iterabl
         try:
             track.addHeader(list(contigs))
             for piece in pieces:
-                for start, end in _known_runs(piece.values):
+                for start, end in _runs(np.isfinite(piece.values)):
                     values = piece.values[start:end].astype(np.float64)
                     track.addEntries(piece.contig, piece.start_bp + start, values=values, span=1, step=1)
         finally:
             track.close()
 
 
-def _known_runs(values: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Maximal ranges without nan."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], np.isfinite(values), [False]]).astype(np.int8)))
+def _runs(mask: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Maximal ranges where a mask, bool (n,), is true."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
     yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
 
 
@@ -134,12 +134,10 @@ class Bins:
         found: list[Anomaly] = []
         for name, length in self.contigs:
             z = (smoothed[name] - median) / deviation
-            above = np.nan_to_num(z, nan=-np.inf) >= options.threshold
-            edges = np.flatnonzero(np.diff(np.concatenate([[False], above, [False]]).astype(np.int8)))
-            for first, last in zip(edges[::2], edges[1::2], strict=True):
+            for first, last in _runs(np.nan_to_num(z, nan=-np.inf) >= options.threshold):
                 mean = self._sums[name][first:last].sum() / max(1, self._counts[name][first:last].sum())
-                end = min(int(last) * self.bin_bp, length)
-                found.append(Anomaly(name, int(first) * self.bin_bp, end, float(mean), float(np.max(z[first:last]))))
+                end = min(last * self.bin_bp, length)
+                found.append(Anomaly(name, first * self.bin_bp, end, float(mean), float(np.max(z[first:last]))))
         return found
 
     def _smoothed(self, name: str, width: int) -> np.ndarray:

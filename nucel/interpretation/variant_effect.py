@@ -33,6 +33,7 @@ from .variant_windows import Window, place, rows_of, unknown_near
 Model = str | os.PathLike[str] | Networks | Electra | Discriminator | Generator | Encoder
 CHUNK = 512
 """Variants that are scored together; more are never held."""
+_WINDOW_ARRAYS = ("window_start_bp", "window_end_bp", "unknown_near")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,18 +62,28 @@ class Scored:
 
     def part(self, start: int, stop: int) -> Scored:
         """Variants [start, stop)."""
-        arrays = (self.window_start_bp, self.window_end_bp, self.unknown_near)
         scores = {name: values[start:stop] for name, values in self.scores.items()}
-        return Scored(scores, self.status[start:stop], *(array[start:stop] for array in arrays))
+        own = (getattr(self, name)[start:stop] for name in _WINDOW_ARRAYS)
+        return Scored(scores, self.status[start:stop], *own)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it as arrays (n,) by name, to be stored."""
+        own = {name: getattr(self, name) for name in _WINDOW_ARRAYS}
+        return {**self.scores, **own, "status": np.array(self.status, np.str_)}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Scored:
+        """From what `arrays` gave."""
+        scores = {name: values for name, values in arrays.items() if name not in (*_WINDOW_ARRAYS, "status")}
+        return cls(scores, arrays["status"].tolist(), *(arrays[name] for name in _WINDOW_ARRAYS))
 
     @classmethod
     def joined(cls, parts: Sequence[Scored]) -> Scored:
         """One after the other; at least one."""
-        arrays = ("window_start_bp", "window_end_bp", "unknown_near")
         return cls(
             {name: np.concatenate([part[name] for part in parts]) for name in parts[0].scores},
             [status for part in parts for status in part.status],
-            *(np.concatenate([getattr(part, name) for part in parts]) for name in arrays),
+            *(np.concatenate([getattr(part, name) for part in parts]) for name in _WINDOW_ARRAYS),
         )
 
 

@@ -15,10 +15,13 @@ import os
 import platform
 import secrets
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from types import FrameType
+from typing import IO, Any, NoReturn
 
 try:
     import fcntl
@@ -71,6 +74,24 @@ def replacing(path: Path) -> Iterator[Path]:
         remove(temporary)
         raise
     fsync(path.parent)
+
+
+@contextlib.contextmanager
+def exiting_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM, which ends a process at once unless somebody handles it, clean up as an exception does."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def write_text(path: Path, text: str) -> None:

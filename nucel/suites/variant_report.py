@@ -81,7 +81,7 @@ class Judged(NamedTuple):
     elements: np.ndarray
     """str (n,)."""
     barcodes: np.ndarray
-    """float (n,), nan where there is no number."""
+    """float (n,), nan where the number is missing."""
     edge: np.ndarray
     """float (n,), bases to the nearest end of the element."""
     predictors: list[Predictor]

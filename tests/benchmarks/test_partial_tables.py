@@ -10,10 +10,10 @@ import torch
 
 from benchmarks import bench_attention
 from benchmarks.gpu import profile_step
-from benchmarks.table import Table
+from benchmarks.table import Table, TritonError
 
 
-class CompilerError(Exception):
+class CompilerError(TritonError):
     """As Triton's errors, neither a RuntimeError nor a ValueError."""
 
 

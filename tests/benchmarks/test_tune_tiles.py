@@ -15,6 +15,7 @@ import torch
 pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
 from benchmarks.gpu import tune_tiles
+from benchmarks.table import TritonError
 from nucel.kernels import tiles
 from nucel.kernels.tiles import Tile
 
@@ -22,7 +23,7 @@ REPOSITORY = Path(__file__).parents[2]
 OP, ARCHITECTURE = "loop_forward", "sm_90"
 
 
-class CompilerError(Exception):
+class CompilerError(TritonError):
     """As Triton's errors, neither a RuntimeError nor a ValueError."""
 
 

@@ -10,7 +10,16 @@ from support.genomes import random_bases, write
 from support.pair import save_pair, tiny_pair
 
 from nucel import interpret
-from nucel.interpretation.importance import ImportanceOptions, Model, Planted, backgrounds, effect, interaction
+from nucel.interpretation.attribution_files import read_maps
+from nucel.interpretation.importance import (
+    ImportanceOptions,
+    Model,
+    Planted,
+    backgrounds,
+    effect,
+    interaction,
+    sites_above,
+)
 from nucel.interpretation.targets import Subject
 from nucel.runtime.device import choose_precision
 from nucel.tokenizers import nucleotide
@@ -73,6 +82,23 @@ def test_patterns_on_a_grid_of_positions(call, tmp_path):
     for row in rows:
         planted = Planted(int(row["start_bp"]), nucleotide.encode(row["pattern"]))
         assert_row(row, effect(model, found, [[planted]] * 6))
+
+
+def test_sites_of_a_map_are_planted_where_they_were(call, tmp_path):
+    maps, other = tmp_path / "maps.npz", tmp_path / "other.npz"
+    shorter = write(tmp_path / "shorter.fa", f">one\n{TEXT[:40]}\n")
+    for sequences, path in ((tmp_path / "s.fa", maps), (shorter, other)):
+        words = ("attribution", tmp_path / "run", sequences, "--method", "surprise", "--out", path)
+        assert interpret.main([str(word) for word in words]) == 0
+    status, summary, _, (row,) = call("--sites", maps)
+    assert status == 0 and summary["rows"] == 1 and row["pattern"] == "sites of the maps"
+    (values,) = read_maps(maps).values
+    model, found = model_and_backgrounds()
+    marked = sites_above(values, nucleotide.encode(TEXT))
+    assert 3 <= np.isin(marked, nucleotide.BASES).sum() <= 15  # the highest 3 of 50, and 2 on either side of each
+    assert_row(row, effect(model, found, [[Planted(0, marked)]] * 6))
+    status, _, stderr, _ = call("--sites", other)
+    assert status == 2 and "holds maps of other sequences" in stderr
 
 
 def test_motifs_of_both_strands_in_the_middle(call, tmp_path):

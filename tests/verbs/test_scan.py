@@ -124,7 +124,7 @@ def test_a_scan_that_died_goes_on(run, tmp_path, monkeypatch):
     monkeypatch.setattr(scan, "surprise", dies)
     status, _, stderr, _ = run()
     assert status == 2 and "the disk is gone" in stderr and not (tmp_path / "x.bw").exists()
-    assert len(list((tmp_path / "x.bw.parts").glob("*.npy"))) == 3
+    assert len(list((tmp_path / "x.bw.parts").glob("*.npz"))) == 3
     status, _, stderr, _ = run("--overlap-bp", 3)
     assert status == 2 and "is of another scan:\n  overlap_bp: the run has None, given is 3" in stderr
     before = len(calls)
