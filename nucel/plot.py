@@ -3,6 +3,9 @@
 Reads nothing but run.json and metrics.jsonl, so that a run that is still being trained, or that was cut off, is drawn
 as far as it has come. Needs matplotlib (the extra ``plots``).
 
+``python -m nucel.plot efficiency [RUN...]`` draws what a score has cost, beside published models. A run directory of
+that name is ``./efficiency``.
+
 Examples:
     python -m nucel.plot runs/ecoli
     python -m nucel.plot runs/first runs/second --x tokens --out curves.pdf
@@ -21,6 +24,7 @@ from .runs.curves import draw
 from .runs.directory import RunDirectory
 from .runtime import cli
 from .runtime.errors import ConfigError
+from .suites.efficiency import EfficiencyConfig, efficiency
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +65,10 @@ def plot(options: PlotConfig) -> cli.Result:
 
 def main(arguments: list[str] | None = None) -> int:
     """Draw as the command line says; returns the exit status."""
-    return cli.run("plot", PlotConfig, plot, arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["efficiency"]:
+        return cli.run("plot efficiency", EfficiencyConfig, efficiency, words[1:])
+    return cli.run("plot", PlotConfig, plot, words)
 
 
 if __name__ == "__main__":

@@ -102,6 +102,7 @@ def score_file(config: ScoreConfig) -> cli.Result | None:
         judge = None
         if config.evaluate is not None:
             judge = Judge(config.evaluate, source, config.evaluation)
+            judge.check()
         counts = survey(source, reference, config.max_mismatches)
         if ranks.is_main:
             console.print(

@@ -21,6 +21,7 @@ from .decompress import COPY_SUFFIX, default_cache, is_copy_of, plain_files, rea
 
 FORWARD = nucleotide.ENCODE
 REVERSE = nucleotide.COMPLEMENT[nucleotide.ENCODE]
+_AS_THEY_ARE = np.arange(256, dtype=np.uint8)
 IS_UNKNOWN = (nucleotide.ENCODE == nucleotide.UNK).astype(np.uint8)
 _LETTERS = np.frombuffer(string.ascii_letters.encode(), np.uint8)
 # The letters that stand for a base, and N, which stands for any.
@@ -174,6 +175,11 @@ class Genome:
             raise ValueError(f"strand must be '+' or '-', got {strand!r}")
         reverse = strand == "-"
         return self._native.fetch(number, start_bp, end, REVERSE if reverse else FORWARD, reverse)
+
+    def letters(self, contig: str | int) -> np.ndarray:
+        """The bytes of a contig as they stand in the file, gaps and lower case too, uint8 (length,)."""
+        number = self.contig_number(contig)
+        return self._native.fetch(number, 0, int(self.lengths[number]), _AS_THEY_ARE, False)
 
 
 def _reopen(paths: Sequence[Path], options: tuple[Path, bool, bool], fingerprint: str) -> Genome:

@@ -29,7 +29,7 @@ from .step import make_optimizer
 from .stored import recipe_of, settings_of
 from .validation import VALIDATION_SEED
 
-_OBJECTIVES = {"electra": Electra, "mlm": MaskedLM}
+OBJECTIVES = {"electra": Electra, "mlm": MaskedLM}
 
 
 class Setup(NamedTuple):
@@ -123,7 +123,7 @@ def prepare(config: TrainConfig, precision: Precision, genome: Genome, ranks: Wo
             f"each of {ranks.size} ranks has {rows} windows of the batch: give a --micro-batch that divides them, "
             f"got {config.micro_batch}"
         )
-    model = _OBJECTIVES[config.objective](config.model, context=config.context)
+    model = OBJECTIVES[config.objective](config.model, context=config.context)
     model = model.initialize(config.seed).to(precision.device)
     compiled = config.compile == "on" or (config.compile == "auto" and precision.device.type == "cuda")
     if compiled:

@@ -90,7 +90,8 @@ def help_with_examples(verb: str, arguments: Sequence[str]) -> Iterator[None]:
         yield
     except SystemExit:
         if {"-h", "--help"} & set(arguments):
-            modules = map(sys.modules.get, (f"nucel.{verb}.__main__", f"nucel.{verb}", "__main__"))
+            name = f"nucel.{verb.split()[0]}"  # without a subcommand
+            modules = map(sys.modules.get, (f"{name}.__main__", name, "__main__"))
             parts = [(module.__doc__ or "").split("\nExamples:\n") for module in modules if module is not None]
             print(*(f"examples:\n{examples.rstrip()}" for _, examples in (p for p in parts if len(p) == 2)))
         raise

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..model import hub
 from ..model.encoder import Encoder
+from ..model.networks import Discriminator, initialize
 from ..runtime.errors import ConfigError
 from ..tasks import baselines
 from ..tasks.classifier import HeadOptions, make_classifier
@@ -38,7 +39,7 @@ class Method(NamedTuple):
     """From a task and a seed to a network with the weights that training begins with."""
 
 
-def parse_models(words: tuple[str, ...]) -> dict[str, Path]:
+def parse_models(words: tuple[str, ...], controls: tuple[str, ...] = (FROM_SCRATCH, ONE_HOT_CNN)) -> dict[str, Path]:
     """The models by name, from NAME=MODEL each.
 
     Raises:
@@ -49,10 +50,10 @@ def parse_models(words: tuple[str, ...]) -> dict[str, Path]:
         name, _, path = word.partition("=")
         if not name or not path or "/" in name:
             raise ConfigError(f"--models are NAME=MODEL, got {word!r}")
-        if name in models or name in (FROM_SCRATCH, ONE_HOT_CNN):
+        if name in models or name in controls:
             raise ConfigError(
-                f"names of --models must differ from each other and from those of the controls, {FROM_SCRATCH!r} and "
-                f"{ONE_HOT_CNN!r}; got {name!r} again"
+                f"names of --models must differ from each other and from those of the controls, "
+                f"{', '.join(map(repr, controls))}; got {name!r} again"
             )
         models[name] = Path(path)
     return models
@@ -60,7 +61,7 @@ def parse_models(words: tuple[str, ...]) -> dict[str, Path]:
 
 def pretrained(name: str, encoder: Encoder, fit: FitOptions, head: HeadOptions) -> Method:
     """Fine-tuning of an encoder."""
-    identity = {"weights": _fingerprint(encoder), **_shape(encoder, head)}
+    identity = {"weights": fingerprint(encoder), **_shape(encoder, head)}
 
     def build(task: Task, seed: int) -> nn.Module:
         return make_classifier(encoder, task.labels, head, seed, from_scratch=False)
@@ -101,11 +102,18 @@ def load_encoder(directory: Path, context: int | None) -> Encoder:
     return encoder
 
 
+def untrained(encoder: Encoder, seed: int) -> Encoder:
+    """An encoder of the same shape, with the weights that training would begin with."""
+    network = Discriminator(encoder.config, encoder.context)
+    initialize(network, torch.Generator().manual_seed(seed))
+    return network.model.eval()
+
+
 def _shape(encoder: Encoder, head: HeadOptions) -> dict[str, Any]:
     return {"encoder": dataclasses.asdict(encoder.config), **dataclasses.asdict(head)}
 
 
-def _fingerprint(network: nn.Module) -> str:
+def fingerprint(network: nn.Module) -> str:
     """SHA-256 in hexadecimal over a network's weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):

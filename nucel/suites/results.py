@@ -1,6 +1,6 @@
 """Results of a suite as one table: every method on every task, beside what has been published.
 
-Everything in it is computed from the results; the published figures are data too: published/gue.tsv names their source.
+Everything in it is computed from the results; the published figures are data too: published/*.tsv name their sources.
 """
 
 from __future__ import annotations
@@ -14,8 +14,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_MAIN = {"classification": "test_mcc", "regression": "test_pearson"}
-"""The metric that the table shows."""
+from .layouts import GENOMIC_BENCHMARKS, NT_REVISED, TABLES
+
+_MAIN = {"classification": "mcc", "regression": "pearson"}
+"""The metric that the table shows where a result names none."""
+_FILES = {
+    TABLES: ("gue.tsv", "gue_tasks.tsv"),
+    GENOMIC_BENCHMARKS: ("genomic_benchmarks.tsv",),
+    NT_REVISED: ("nucleotide_transformer.tsv",),
+}
+"""What has been published on the tasks of a suite."""
 
 
 class Row(NamedTuple):
@@ -45,24 +53,33 @@ class Row(NamedTuple):
 
 
 class Published(NamedTuple):
-    """A line of published/gue.tsv: a model's mean over the tasks of a group of GUE."""
+    """A line of published/*.tsv: a model's figure on a task, or its mean over a group of tasks."""
 
     tasks: str
-    """Glob of the names of the tasks in the group."""
+    """Glob of the names of the tasks."""
     group: str
+    """Of whose tasks it is the mean; empty where it is of one task."""
     model: str
     metric: str
     value: str
     source: str
 
 
-def published() -> list[Published]:
-    """All published figures."""
-    text = (importlib.resources.files(__package__) / "published" / "gue.tsv").read_text(encoding="utf-8")
-    header, *lines = csv.reader(text.splitlines(), delimiter="\t")
-    if tuple(header) != Published._fields:
-        raise ValueError(f"published/gue.tsv must have the columns {', '.join(Published._fields)}, has {header}")
-    return [Published(*line) for line in lines]
+def published(suite: str = TABLES) -> list[Published]:
+    """All published figures on the tasks of a suite."""
+    found = []
+    for name in _FILES.get(suite, ()):
+        text = (importlib.resources.files(__package__) / "published" / name).read_text(encoding="utf-8")
+        header, *lines = csv.reader(text.splitlines(), delimiter="\t")
+        if tuple(header) != Published._fields:
+            raise ValueError(f"published/{name} must have the columns {', '.join(Published._fields)}, has {header}")
+        found += [Published(*line) for line in lines]
+    return found
+
+
+def _published_on(row: Row) -> list[Published]:
+    suite = row.first.get("suite", TABLES)
+    return [line for line in published(suite) if fnmatch.fnmatchcase(row.task, line.tasks)]
 
 
 def summarize(results: Sequence[dict[str, Any]], methods: Sequence[str]) -> list[Row]:
@@ -78,17 +95,26 @@ def summarize(results: Sequence[dict[str, Any]], methods: Sequence[str]) -> list
         values = {
             name: np.array([math.nan if s[name] is None else s[name] for s in seeds], np.float64) for name in names
         }
-        rows.append(Row(task, method, _MAIN[seeds[0]["kind"]], values, seeds[0]))
+        rows.append(Row(task, method, _main(seeds[0]), values, seeds[0]))
     return sorted(rows, key=lambda row: (row.task, order.get(row.method, len(order)), row.method))
+
+
+def _main(result: dict[str, Any]) -> str:
+    return f"test_{result.get('metric') or _MAIN[result['kind']]}"
 
 
 def tsv(rows: Sequence[Row]) -> str:
     """Every metric's mean and standard deviation, a line for each task and method."""
-    shared = ("train", "dev", "test", "leaked", "leaked_reverse", "parameters", "device")
+    shared = ("train", "dev", "test", "leaked", "leaked_reverse", "parameters", "device", "suite", "majority", "cut")
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     lines = [["task", "method", "seeds", *shared, "lr", *(x for name in names for x in (name, f"{name}_sd"))]]
     for row in rows:
-        line = [row.task, row.method, str(len(row.values["seconds"])), *(str(row.first[name]) for name in shared)]
+        line = [
+            row.task,
+            row.method,
+            str(len(row.values["seconds"])),
+            *(str(row.first.get(name, "")) for name in shared),
+        ]
         line.append(f"{row.first['settings']['fit']['lr']:g}")
         for name in names:
             known = name in row.values
@@ -102,19 +128,19 @@ def markdown(rows: Sequence[Row]) -> str:
     methods = _methods(rows)
     by_key = {(row.task, row.method): row for row in rows}
     tasks = list(dict.fromkeys(row.task for row in rows))
-    lines = [line for line in published() if any(fnmatch.fnmatchcase(task, line.tasks) for task in tasks)]
+    lines = list(dict.fromkeys(line for row in rows for line in _published_on(row)))
     models = list(dict.fromkeys(line.model for line in lines))
     complete = [m for m in methods if all((task, m) in by_key for task in tasks)]
 
-    header = ["task", "train / dev / test", "leaked", *methods, *models]
+    header = ["task", "train / dev / test", "leaked", "majority", *methods, *models]
     table = [header, ["---"] * len(header)]
     for task in tasks:
         ours = [by_key.get((task, method)) for method in methods]
-        table.append([*_task_cells(ours), *_score_cells(ours), *_published_cells(lines, ours, models)])
+        table.append([*_task_cells(ours), *_score_cells(ours), *_published_cells(ours, models)])
     if len(tasks) > 1:
         means = {m: np.mean([by_key[task, m].score for task in tasks]) for m in complete}
         cells = [f"{means[m]:.3f}" if m in means else "" for m in methods]
-        table.append(["mean", "", "", *cells, *[""] * len(models)])
+        table.append(["mean", "", "", "", *cells, *[""] * len(models)])
     findings = _comparisons(by_key, tasks, complete)
     parts = [_table(table), _notes(rows, lines), _table(_settings(rows, methods)), findings]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -127,13 +153,14 @@ def _notes(rows: Sequence[Row], lines: Sequence[Published]) -> str:
     notes = [
         f"Test MCC (or what the task's name says), mean ± sample standard deviation over {counted} seed(s); bold is "
         f"the best mean of a row. Leaked: test sequences that occur in train, and further ones whose reverse "
-        f"complement does."
+        f"complement does. Majority: share of the test sequences that are of the training table's most frequent "
+        f"class, the accuracy of a constant guess, whose MCC is 0."
     ]
     if lines:
         sources = ", ".join(dict.fromkeys(line.source for line in lines))
         notes.append(
-            f"Published figures ({sources}) are means over all tasks of a group of GUE, which is named beside them; "
-            f"a group may hold tasks that are not in this table."
+            f"Published figures ({sources}) are of the task, or means over all tasks of the group that is named beside "
+            f"them, which may hold tasks that are not in this table."
         )
     return "\n\n".join(notes)
 
@@ -145,11 +172,13 @@ def _methods(rows: Sequence[Row]) -> list[str]:
 
 
 def _task_cells(ours: Sequence[Row | None]) -> list[str]:
-    """Name, sizes and leaks of the task that these rows are of."""
+    """Name, sizes, leaks and constant guess of the task that these rows are of."""
     some = next(row for row in ours if row is not None)
     name = some.task if some.main == "test_mcc" else f"{some.task} ({some.main.removeprefix('test_')})"
     sizes = " / ".join(f"{some.first[part]:,}" for part in ("train", "dev", "test"))
-    return [name, sizes, f"{some.first['leaked']} + {some.first['leaked_reverse']}"]
+    share = some.first.get("majority")
+    majority = "" if share is None else f"{share:.3f}"
+    return [name, sizes, f"{some.first['leaked']} + {some.first['leaked_reverse']}", majority]
 
 
 def _score_cells(ours: Sequence[Row | None]) -> list[str]:
@@ -164,14 +193,13 @@ def _cell(row: Row, best: float) -> str:
     return f"**{text}**" if row.score == best else text
 
 
-def _published_cells(lines: Sequence[Published], ours: Sequence[Row | None], models: Sequence[str]) -> list[str]:
-    """The published value of each model for the group of the task that these rows are of."""
+def _published_cells(ours: Sequence[Row | None], models: Sequence[str]) -> list[str]:
+    """The published value of each model for the task that these rows are of, or for its group."""
     some = next(row for row in ours if row is not None)
     cells = dict.fromkeys(models, "")
-    for line in reversed(lines):
-        if fnmatch.fnmatchcase(some.task, line.tasks):
-            metric = "" if some.main == f"test_{line.metric}" else f", {line.metric}"
-            cells[line.model] = f"{float(line.value):.3f} ({line.group}{metric})"
+    for line in reversed(_published_on(some)):
+        notes = [line.group] * bool(line.group) + [line.metric] * (some.main != f"test_{line.metric}")
+        cells[line.model] = f"{float(line.value):.3f}" + (f" ({', '.join(notes)})" if notes else "")
     return list(cells.values())
 
 

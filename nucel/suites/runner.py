@@ -7,8 +7,9 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 import tyro
 from tyro.conf import OmitArgPrefixes
 
@@ -20,17 +21,18 @@ from ..runtime.errors import ConfigError, require
 from ..runtime.files import differences, finite, write_text
 from ..tasks.classifier import HeadOptions
 from ..tasks.fit import FitOptions, fit, require_seeds
-from ..tasks.folders import find_tasks
 from ..tasks.metrics import require_libraries
 from ..tasks.predictions import evaluate, predictions_table
-from ..tasks.task import Task, TaskOptions, read_task
-from .methods import Method, from_scratch, load_encoder, one_hot_cnn, parse_models, pretrained
+from ..tasks.task import Task, TaskOptions
+from .layouts import Layout, cut, find_layouts, with_dev
+from .methods import ONE_HOT_CNN, Method, from_scratch, load_encoder, one_hot_cnn, parse_models, pretrained
+from .protocols import published_fit
 from .results import markdown, summarize, tsv
 
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteConfig:
-    """Models and their controls on a folder of tasks."""
+    """Models and their controls on a folder of tasks. See also: suite barcodes --help, suite biotypes --help."""
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folders below which tasks are, or tasks themselves."""
@@ -48,6 +50,11 @@ class SuiteConfig:
     """One training for each, of each method on each task."""
     context: int | None = None
     """Longest sequence in tokens; by default that of the windows which each model was trained on."""
+    long: Literal["refuse", "cut"] = "refuse"
+    """How to handle sequences longer than the context: an error, or their first bases alone, for all methods; the
+    results count them."""
+    protocol: bool = False
+    """Take epochs, batch and learning rate as each suite's paper states them, where it does (docs/suites.md)."""
     task: OmitArgPrefixes[TaskOptions] = field(default_factory=TaskOptions)
     columns: OmitArgPrefixes[SequenceOptions] = field(default_factory=SequenceOptions)
     head: OmitArgPrefixes[HeadOptions] = field(default_factory=HeadOptions)
@@ -73,6 +80,8 @@ class Job(NamedTuple):
     path: Path
     settings: dict[str, Any]
     """All that decides the result."""
+    about: dict[str, Any]
+    """Of the task, for the table: its suite, the metric that is shown, the share of the most frequent class."""
 
 
 def choose_methods(config: SuiteConfig) -> list[Method]:
@@ -101,15 +110,15 @@ def run_suite(config: SuiteConfig) -> cli.Result:
     """
     require_libraries()
     precision = choose_precision(config.compute.device, config.compute.dtype)
-    paths = find_tasks(config.folders)
+    layouts = find_layouts(config.folders)
     methods = choose_methods(config)
     names = [method.name for method in methods]
-    console.print(f"{len(paths)} tasks, {', '.join(names)}, seeds {config.seeds}", markup=False)
+    console.print(f"{len(layouts)} tasks, {', '.join(names)}, seeds {config.seeds}", markup=False)
     done = 0
-    for task_name, tables in paths.items():
-        task = read_task(*tables, config.task, config.columns)
+    for task_name, layout in layouts.items():
+        task = layout.read(config.task, config.columns)
         console.print(f"{task_name}: {task.describe()}", soft_wrap=True, markup=False)
-        for job in _jobs(task_name, task, methods, config, precision):
+        for job in _jobs(task_name, layout, task, methods, config, precision):
             if job.path.exists():
                 _require_same(job)
             else:
@@ -118,29 +127,47 @@ def run_suite(config: SuiteConfig) -> cli.Result:
         _write_tables(config.out, names)
     table = config.out / "table.md"
     report = (
-        f"{done} fits on {len(paths)} tasks done, all that were missing.",
+        f"{done} fits on {len(layouts)} tasks done, all that were missing.",
         f"The table of all results is {table}.",
         "Next: read the last lines of the table, which compare the first method with its controls",
     )
-    return cli.Result({"tasks": len(paths), "fits": done, "table": str(table), "out": str(config.out)}, report)
+    return cli.Result({"tasks": len(layouts), "fits": done, "table": str(table), "out": str(config.out)}, report)
 
 
 def _jobs(
-    task_name: str, task: Task, methods: Sequence[Method], config: SuiteConfig, precision: Precision
+    task_name: str, layout: Layout, task: Task, methods: Sequence[Method], config: SuiteConfig, precision: Precision
 ) -> Iterator[Job]:
     """All fits on a task."""
+    contexts = [method.context for method in methods if method.context is not None]
+    longer = 0
+    if config.long == "cut" and contexts:
+        task, longer = cut(task, min(contexts) - 1)
+    about = {
+        "suite": layout.suite, "metric": layout.metric(task, task_name), "majority": majority(task), "cut": longer
+    }  # fmt: skip
+    tasks = {seed: task if layout.has_dev else with_dev(task, seed) for seed in config.seeds}
     for method in methods:
         task.require_context(method.context)
-        for seed in config.seeds:
+        if config.protocol and method.name != ONE_HOT_CNN:
+            method = method._replace(fit=published_fit(layout.suite, task_name, method.fit))
+        for seed, own in tasks.items():
             settings = {
-                "task": task.fingerprint,
+                "task": own.fingerprint,
                 "seed": seed,
                 "fit": finite(dataclasses.asdict(method.fit)),
                 "dtype": precision.dtype_name,
                 **method.identity,
             }
             path = config.out / "results" / task_name / method.name / f"seed-{seed}.json"
-            yield Job(task_name, task, method, seed, path, settings)
+            yield Job(task_name, own, method, seed, path, settings, about)
+
+
+def majority(task: Task) -> float | None:
+    """Share of the test rows that are of the training table's most frequent class; None without classes."""
+    if task.labels is None:
+        return None
+    most = np.bincount(task.train.targets).argmax()
+    return float((task.test.targets == most).mean())
 
 
 def _run(job: Job, precision: Precision) -> None:
@@ -160,6 +187,7 @@ def _run(job: Job, precision: Precision) -> None:
         "parameters": sum(p.numel() for p in network.parameters()),
         "device": str(precision.device),
         **task.sizes(),
+        **job.about,
         **finite(fitted.summary(job.seed, test)),
         "settings": job.settings,
         "versions": environment.versions(precision.device),

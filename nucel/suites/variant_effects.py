@@ -66,15 +66,29 @@ class Judge:
         """Keep some records and their scores."""
         self._scored.append(scored)
         for record in records:
-            cells = self._source.cells(record)
-            truth = self._number(record, cells[self._truth_at])
-            if self._kind == "labels" and truth not in (0, 1):
-                raise InputError(f"{self._source.path}, {record.where}: a label must be 0 or 1, got {truth:g}")
-            element = "all" if self._element_at is None else str(cells[self._element_at])
-            barcodes = math.nan if self._barcodes_at is None else self._number(record, cells[self._barcodes_at])
+            measured = self._measured(record)
             for variant in record.variants():
                 self._variants.append(variant)
-                self._cells.append((truth, element, barcodes))
+                self._cells.append(measured)
+
+    def check(self) -> None:
+        """Read all measurements once, before anything is computed.
+
+        Raises:
+            InputError: one is not a number, or not a label; says which.
+        """
+        for record in self._source.records():
+            self._measured(record)
+
+    def _measured(self, record: Record) -> tuple[float, str, float]:
+        """What was measured, the element's name, the number of barcodes."""
+        cells = self._source.cells(record)
+        truth = self._number(record, cells[self._truth_at])
+        if self._kind == "labels" and truth not in (0, 1):
+            raise InputError(f"{self._source.path}, {record.where}: a label must be 0 or 1, got {truth:g}")
+        element = "all" if self._element_at is None else str(cells[self._element_at])
+        barcodes = math.nan if self._barcodes_at is None else self._number(record, cells[self._barcodes_at])
+        return truth, element, barcodes
 
     def _number(self, record: Record, cell: Any) -> float:
         try:

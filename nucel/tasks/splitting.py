@@ -99,7 +99,7 @@ def clusters(sequences: Sequences) -> np.ndarray:
 
     seen: dict[tuple[int, bytes], int] = {}
     for i, tokens in enumerate(sequences.tokens):
-        kmers = _canonical_kmers(tokens)
+        kmers = canonical_kmers(tokens)
         minima = np.array([(kmers * multiplier).min() for multiplier in multipliers])
         for band, values in enumerate(minima.reshape(_BANDS, _ROWS)):
             other = seen.setdefault((band, values.tobytes()), i)
@@ -108,7 +108,7 @@ def clusters(sequences: Sequences) -> np.ndarray:
     return np.unique([root(i) for i in range(len(sequences))], return_inverse=True)[1].reshape(-1)
 
 
-def _canonical_kmers(tokens: np.ndarray) -> np.ndarray:
+def canonical_kmers(tokens: np.ndarray) -> np.ndarray:
     """The smaller of each k-mer and its reverse complement, mixed to 64 bits; of a shorter sequence, the whole."""
     k = min(_K, len(tokens))
     powers = np.uint64(len(nucleotide.TOKENS)) ** np.arange(k, dtype=np.uint64)

@@ -129,8 +129,15 @@ class Task:
         return text
 
 
-Source = str | Path | Sequence[str | Path]
-"""A table, a BED file with its genome, or CLASS=FASTA for each class."""
+class Labelled(NamedTuple):
+    """Sequences and their labels as written, which have been read already."""
+
+    sequences: Sequences
+    labels: list[str]
+
+
+Source = str | Path | Sequence[str | Path] | Labelled
+"""A table, a BED file with its genome, CLASS=FASTA for each class, or what is read already."""
 
 
 def read_task(
@@ -172,7 +179,7 @@ def read_task(
         require_spread(whole.sequences, whole.targets)
     _require_all_classes(whole, names, "--split leaves it")
 
-    same, reverse = _leaks(whole.sequences, test_split.sequences)
+    same, reverse = leaks(whole.sequences, test_split.sequences)
     task = Task(
         names,
         whole,
@@ -180,7 +187,7 @@ def read_task(
         test_split,
         leaked=int(same.sum()),
         leaked_reverse=int((reverse & ~same).sum()),
-        leaked_dev=int(np.logical_or(*_leaks(whole.sequences, dev_split.sequences)).sum()),
+        leaked_dev=int(np.logical_or(*leaks(whole.sequences, dev_split.sequences)).sum()),
     )
     if options.drop_leaked:
         kept = np.flatnonzero(~(same | reverse))
@@ -206,6 +213,8 @@ def _require_all_classes(train: Split, names: tuple[str, ...] | None, why: str) 
 
 def _read_labelled(source: Source, column: str, columns: SequenceOptions) -> tuple[Sequences, list[str]]:
     """The sequences of a table and their labels as written, or those of the FASTA files of several classes."""
+    if isinstance(source, Labelled):
+        return source.sequences, source.labels
     listed = [source] if isinstance(source, str | Path) else list(source)
     named = [str(item).partition("=") for item in listed]
     if len(listed) == 1 and (Path(listed[0]).exists() or not named[0][1]):
@@ -224,7 +233,7 @@ def _with_targets(table: Sequences, labels: list[str], names: tuple[str, ...] | 
     return Split(table, targets, labels)
 
 
-def _leaks(train: Sequences, other: Sequences) -> tuple[np.ndarray, np.ndarray]:
+def leaks(train: Sequences, other: Sequences) -> tuple[np.ndarray, np.ndarray]:
     """Which sequences, and which of their reverse complements, occur in train, bool (n,) each."""
     known = {tokens.tobytes() for tokens in train.tokens}
     same = [tokens.tobytes() in known for tokens in other.tokens]

@@ -1,4 +1,4 @@
-"""Every flag that docs/use.md, docs/scan.md and docs/interpret.md name is a flag of one of the verbs they are about."""
+"""Every flag that a page on a verb names is a flag of one of the verbs that it is about."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from nucel.interpretation.attribution import METHODS
 from nucel.predict import PredictConfig
 from nucel.pretraining.config import TrainConfig
 from nucel.scan import ScanConfig
+from nucel.suites.barcodes import BarcodesConfig
+from nucel.suites.biotypes import BiotypesConfig
+from nucel.suites.efficiency import EfficiencyConfig
 from nucel.suites.motif_order import MotifOrderConfig
 from nucel.suites.runner import SuiteConfig
 
@@ -75,3 +78,17 @@ def test_methods_and_targets_of_interpret_are_all_named():
     page = (DOCS / "interpret.md").read_text(encoding="utf-8")
     tables = re.findall(r"^\| `([\w:]+)", page, re.MULTILINE)
     assert set(METHODS) <= set(tables) and {"class:K", "originality", "plausibility", "site:i"} <= set(tables)
+
+
+def test_flags_and_commands_of_suites_exist():
+    page = (DOCS / "suites.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    configs = {"barcodes": BarcodesConfig, "biotypes": BiotypesConfig}
+    known = flags(SuiteConfig).union(*map(flags, configs.values())) | flags(EfficiencyConfig) | {"--dry-run"}
+    named = set(re.findall(r"`(--[a-z-]+)", page))
+    assert len(named) > 8 and named <= known
+    commands = re.findall(r"python -m nucel\.suite (\S+) (.*)", page)
+    assert {command for command, _ in commands} >= configs.keys()
+    for command, words in commands:
+        assert set(re.findall(r"(--[a-z-]+)", words)) <= flags(configs.get(command, SuiteConfig)), (command, words)
+    (words,) = re.findall(r"python -m nucel\.plot efficiency (.*)", page)
+    assert set(re.findall(r"(--[a-z-]+)", words)) <= flags(EfficiencyConfig)

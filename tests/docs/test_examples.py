@@ -49,6 +49,18 @@ def test_score_variants_scores_a_file_and_a_region(tmp_path):
     assert len((tmp_path / "scored.tsv").read_text().splitlines()) == 61
 
 
+@pytest.mark.slow
+def test_interpret_model_finds_the_motif(tmp_path):
+    for library in ("sklearn", "matplotlib", "logomaker"):
+        pytest.importorskip(library)
+    output = output_of("interpret_model.py", tmp_path)
+    assert int(re.search(r"of the 12 bases with the highest values, (\d+) are in the motif", output)[1]) >= 9
+    effects = dict(re.findall(r"^([ACGT]+): (-?[\d.]+) ", output, flags=re.MULTILINE))
+    motif, *others = (float(effects[name]) for name in ("TTGACATATAAT", "TTGACA", "TAATATACAGTT"))
+    assert motif > 2 and max(others) < motif / 2
+    assert (tmp_path / "logos.svg").exists() and (tmp_path / "importance.svg").exists()
+
+
 def test_every_example_is_tested():
     tested = set(re.findall(r'output_of\("(\w+\.py)"', Path(__file__).read_text(encoding="utf-8")))
     assert tested == {path.name for path in REPOSITORY.glob("examples/*.py")}

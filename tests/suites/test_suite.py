@@ -81,9 +81,9 @@ def test_every_method_is_trained_on_every_task_with_every_seed(run, model, tmp_p
     assert len({result["parameters"] for result in encoders}) == 1
 
     table = (tmp_path / "out" / "table.md").read_text()
-    header = "| task | train / dev / test | leaked | pretrained | mlm | from scratch | one-hot CNN | NucEL (93M) |"
-    assert table.startswith(header)
-    assert "| tf/0 | 48 / 16 / 24 | 0 + 0 |" in table and "0.676 (TF-H)" in table and "0.706 (TF-M)" in table
+    header = "| task | train / dev / test | leaked | majority | pretrained | mlm | from scratch | one-hot CNN | "
+    assert table.startswith(f"{header}NucEL (93M) |")
+    assert "| tf/0 | 48 / 16 / 24 | 0 + 0 | 0." in table and "0.676 (TF-H)" in table and "0.706 (TF-M)" in table
     lines = list(csv.DictReader((tmp_path / "out" / "table.tsv").read_text().splitlines(), delimiter="\t"))
     assert len(lines) == 8 and {line["seeds"] for line in lines} == {"2"}
 
@@ -156,7 +156,9 @@ def test_scratch_may_have_a_learning_rate_of_its_own(run, folder, tmp_path):
 def test_the_cnn_may_run_alone(run, tmp_path):
     code, summary, _ = run(models=())
     assert code == 0 and summary["fits"] == 4
-    assert "| task | train / dev / test | leaked | one-hot CNN |" in (tmp_path / "out" / "table.md").read_text()
+    assert (
+        "| task | train / dev / test | leaked | majority | one-hot CNN |" in (tmp_path / "out" / "table.md").read_text()
+    )
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
@@ -227,9 +229,11 @@ RESULTS = [
 def test_the_table_shows_means_deviations_and_the_best():
     table = markdown(summarize(RESULTS, ["a", "b"]))
     first, second = table.splitlines()[2:4]
-    assert first.startswith("| tf/0 | 4,000 / 100 / 200 | 1 + 2 | **0.600 ± 0.141** | 0.350 ± 0.071 | 0.676 (TF-H) |")
-    assert second.startswith("| virus/covid | 4,000 / 100 / 200 | 1 + 2 | 0.200 | **0.400** | 0.703 (CVC, f1) |")
-    assert "| mean |  |  | 0.400 | 0.375 |" in table
+    assert first.startswith(
+        "| tf/0 | 4,000 / 100 / 200 | 1 + 2 |  | **0.600 ± 0.141** | 0.350 ± 0.071 | 0.676 (TF-H) |"
+    )
+    assert second.startswith("| virus/covid | 4,000 / 100 / 200 | 1 + 2 |  | 0.200 | **0.400** | 0.703 (CVC, f1) |")
+    assert "| mean |  |  |  | 0.400 | 0.375 |" in table
     assert "over 1 to 2 seed(s)" in table and "NucEL paper, Table 1" in table
     assert "| a | 2.00 M | 0.001 | 3 | 32 | 30 | 10 | cpu fp32 |" in table
     expected = (
@@ -240,28 +244,67 @@ def test_the_table_shows_means_deviations_and_the_best():
 
 def test_methods_stand_in_the_order_they_are_given():
     for order in (["a", "b"], ["b", "a"]):
-        assert f"| leaked | {order[0]} | {order[1]} |" in markdown(summarize(RESULTS, order))
+        assert f"| majority | {order[0]} | {order[1]} |" in markdown(summarize(RESULTS, order))
 
 
 def test_a_task_that_is_not_done_leaves_a_gap():
     table = markdown(summarize([*RESULTS, result("x", "a", 0, 0.1)], ["a", "b"]))
-    assert "| x | 4,000 / 100 / 200 | 1 + 2 | **0.100** |  |" in table
+    assert "| x | 4,000 / 100 / 200 | 1 + 2 |  | **0.100** |  |" in table
     assert "against" not in table  # comparisons are over all tasks
 
 
 def test_regression_is_marked():
     numbers = {"kind": "regression", "test_pearson": 0.8}
     rows = summarize([result("x", "a", 0, None, **numbers)], ["a"])
-    assert "| x (pearson) | 4,000 / 100 / 200 | 1 + 2 | **0.800** |" in markdown(rows)
+    assert "| x (pearson) | 4,000 / 100 / 200 | 1 + 2 |  | **0.800** |" in markdown(rows)
     (line,) = csv.DictReader(tsv(rows).splitlines(), delimiter="\t")
     assert line["test_pearson"] == "0.8" and line["lr"] == "0.001" and line["test_mcc"] == "nan"
 
 
+def mean_of(lines, model: str, names: str = "*") -> float:
+    values = [float(line.value) for line in lines if line.model == model and fnmatch.fnmatchcase(line.tasks, names)]
+    return sum(values) / len(values)
+
+
 def test_published_figures_name_their_source():
-    lines = published()
+    lines = [line for line in published() if line.group]
     assert {line.model for line in lines} == {"NucEL (93M)", "DNABERT-2 (117M)", "NT-2500M-multi"}
     assert all(0 < float(line.value) < 1 and "Table" in line.source for line in lines)
     groups = {line.group for line in lines}
     assert len(lines) == 3 * len(groups) == 21
     for task, group in (("tf/2", "TF-H"), ("prom/prom_core_all", "CPD"), ("prom/prom_300_tata", "PD")):
         assert {line.group for line in lines if fnmatch.fnmatchcase(task, line.tasks)} == {group}
+    for suite in ("tables", "Genomic Benchmarks", "NT, revised"):
+        for line in published(suite):
+            assert line.source and 0 < float(line.value) < 1
+            assert ("recalled" in line.model) == ("recalled" in line.source)
+    assert published("NT, first version") == []
+
+
+def test_published_figures_have_the_means_that_were_published_with_them():
+    gue = published()
+    of_groups = {(line.model, line.group): float(line.value) for line in gue if line.group}
+    names = {"TF-H": "*tf/*", "TF-M": "*mouse/*", "PD": "*prom_300_*", "CPD": "*prom_core_*", "EMP": "*EMP/*"}
+    for short, whole in (("DNABERT-2", "DNABERT-2 (117M)"), ("NT-2500M-multi", "NT-2500M-multi")):
+        for group, pattern in names.items():
+            mean = mean_of(gue, f"{short}, by task (recalled)", pattern)
+            assert mean == pytest.approx(of_groups[whole, group], abs=1.1e-4)
+    assert mean_of([x for x in gue if x.group], "NucEL (93M)") == pytest.approx(0.7516, abs=1e-4)
+    averages = {"NucEL (93M)": 0.899, "NT2-100M": 0.890, "Caduceus-Ph": 0.882, "Caduceus-PS": 0.880, "HyenaDNA": 0.863}
+    for model, average in averages.items():
+        assert mean_of(published("Genomic Benchmarks"), model) == pytest.approx(average, abs=6e-4)
+    nt = published("NT, revised")
+    # The paper's averages of its other columns are up to 0.005 away from the means of their rows.
+    assert mean_of(nt, "NucEL (93M)") == pytest.approx(0.664, abs=6e-4)
+    assert len(nt) == 4 * 18
+
+
+def test_published_figures_of_a_task_stand_beside_ours():
+    rows = summarize([result("human_ocr_ensembl", "a", 0, 0.1, suite="Genomic Benchmarks", metric="accuracy",
+                             test_accuracy=0.8, majority=0.512)], ["a"])  # fmt: skip
+    table = markdown(rows)
+    assert "| human_ocr_ensembl (accuracy) | 4,000 / 100 / 200 | 1 + 2 | 0.512 | **0.800** | 0.794 | 0.783 |" in table
+    rows = summarize([result("nt/H3K4me1", "a", 0, 0.1, suite="NT, revised", metric="mcc")], ["a"])
+    assert "| **0.100** | 0.480 | 0.490 | 0.468 | 0.485 |" in markdown(rows)
+    rows = summarize([result("H3K4me1", "a", 0, 0.1, suite="NT, first version", metric="mcc")], ["a"])
+    assert "Published" not in markdown(rows)
