@@ -8,6 +8,11 @@
 
 A table is CSV or TSV (also .gz), or BED with --genome. --split 80,10,10 splits one table into three, and
 --train CLASS=FASTA ... reads a FASTA file for each class. The last line on stdout is one JSON object.
+
+Examples:
+    python -m nucel.finetune runs/ecoli --train train.csv --dev dev.csv --test test.csv --out runs/promoters
+    python -m nucel.finetune runs/ecoli --train all.csv --split 80,10,10 --split-by cluster --out runs/promoters
+    python -m nucel.finetune runs/ecoli --train promoter=a.fa other=b.fa --split 80,10,10 --out runs/promoters
 """
 
 from __future__ import annotations

@@ -5,6 +5,11 @@ scored; FILE ends with .vcf, .vcf.gz, .bcf (from a VCF or BCF), .tsv, .tsv.gz or
 
 While it works, scores are kept in the folder FILE.parts. If it is stopped, the same command goes on from there. Several
 GPUs share the work under torchrun. The last line on stdout is one JSON object.
+
+Examples:
+    python -m nucel.score runs/human variants.vcf.gz --genome hg38.fa --out scored.vcf.gz
+    python -m nucel.score runs/human chr1:101-160 --genome hg38.fa --out region.tsv --heat-map region.png
+    python -m nucel.score runs/human labels.tsv --genome hg38.fa --out ranked.tsv --evaluate labels
 """
 
 from __future__ import annotations

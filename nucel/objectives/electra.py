@@ -60,7 +60,8 @@ class Electra(nn.Module):
     """Generator and discriminator, trained together (NucEL, eq. 1-3).
 
     Args:
-        generator, discriminator: by default they are built from the configuration.
+        generator: by default it is built from the configuration.
+        discriminator: by default it is built from the configuration.
         context: tokens of the windows they are trained on, where that is known.
     """
 
@@ -88,7 +89,8 @@ class Electra(nn.Module):
 
         Args:
             tokens: (B, T), [CLS] first.
-            seed, rows: rows int64 (B,), each window's number in the run; they decide masks and proposals.
+            seed: with `rows` it decides masks and proposals.
+            rows: int64 (B,), each window's number in the run.
             lengths: (B,) integer, real positions of right-padded rows.
         """
         masked = mask(tokens, self.config.mask_rate, seed, rows, self.config.mask_span, lengths)

@@ -167,7 +167,9 @@ def read_task(
     """Read a task from its three tables, or from one that is split.
 
     Args:
-        train, dev, test: each a table (CSV or TSV, also .gz), a BED file, or a list of CLASS=FASTA, one for each class.
+        train: a table (CSV or TSV, also .gz), a BED file, or a list of CLASS=FASTA, one for each class.
+        dev: the same, by whose loss the best weights are chosen.
+        test: the same, for the metrics.
         options: without dev and test, its `split` must be given.
         columns: which columns hold sequences and names, and the genome of BED files.
 
