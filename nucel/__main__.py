@@ -6,7 +6,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-VERBS = ("train", "embed", "finetune", "predict", "score", "suite", "plot", "genome", "scan", "interpret")
+VERBS = ("train", "embed", "finetune", "predict", "probe", "score", "suite", "plot", "genome", "scan", "interpret")
 
 
 def purpose(verb: str) -> str:

@@ -97,6 +97,7 @@ def finetune(config: FinetuneConfig, command: str = "nucel.finetune") -> cli.Res
     encoder = hub.load(config.model)
     encoder.context = config.context or encoder.context
     task = read_task(config.train, config.dev or None, config.test or None, config.task, config.columns)
+    task.require_one_input()
     task.require_context(encoder.context)
     console.print(task.describe(), soft_wrap=True, markup=False)
     steps = config.fit.steps(len(task.train.targets))

@@ -1,10 +1,11 @@
-"""Pre-train a NucEL pair on a genome: ``python -m nucel.train [debug|small|base] --genome FILE... --out DIR``.
+"""Pre-train on a genome or on barcodes: ``python -m nucel.train [PRESET] --genome FILE... --out DIR``.
 
 Examples:
     python -m nucel.train
     python -m nucel.train small --genome ecoli.fa.gz --dtype bf16 --out runs/ecoli
     python -m nucel.train small --genome ecoli.fa.gz --dry-run
     python -m nucel.train --resume runs/ecoli
+    python -m nucel.train barcode-small --genome barcodes.fa --out runs/barcodes
     torchrun --nproc-per-node 8 -m nucel.train base --genome hg38.fa --out runs/hg38 --resume auto
 """
 

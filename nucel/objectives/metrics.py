@@ -88,22 +88,27 @@ class RankedScores:
         return float((gained * true / (true + false)).sum() / true[-1])
 
 
-def bootstrap_auroc(scores: Tensor, positive: Tensor, seed: int = 0, draws: int = 200) -> tuple[float, float]:
+def bootstrap_auroc(
+    scores: Tensor, positive: Tensor, real: Tensor | None = None, seed: int = 0, draws: int = 200
+) -> tuple[float, float]:
     """95 % interval of the AUROC of scores (B, T) with labels positive, bool (B, T), by resampling whole rows.
+
+    Where `real`, bool (B, T), is False, there is padding, which does not count.
 
     Rows (windows) are the unit, since neighbouring positions are not independent. One row tells nothing of how much
     rows differ: its bounds are nan.
     """
     if len(scores) < 2:
         return math.nan, math.nan
-    ranked = RankedScores(scores.flatten(), positive.flatten())
-    windows, positions = scores.shape
+    real = torch.ones_like(positive) if real is None else real
+    ranked = RankedScores(scores[real], positive[real])
+    windows, counts = len(scores), real.sum(1)
     generator = torch.Generator().manual_seed(seed)
     values = []
     for _ in range(draws):
         picked = torch.randint(windows, (windows,), generator=generator)
         weights = torch.bincount(picked, minlength=windows).to(scores.device)
-        values.append(ranked.auroc(weights.repeat_interleave(positions)))
+        values.append(ranked.auroc(weights.repeat_interleave(counts)))
     low, high = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
     return float(low), float(high)
 
@@ -137,7 +142,7 @@ def replaced_sums(last: Discriminated) -> tuple[Tensor, Tensor, Tensor]:
     sampled = (corrupted.tokens.gather(1, masked.positions) == masked.originals) & masked.used
     bins = (last.logits.sigmoid().nan_to_num(0) * BINS).long().clamp(max=BINS - 1) + BINS * corrupted.original
     histogram = torch.zeros(2 * BINS, dtype=torch.int64, device=bins.device)
-    histogram.index_add_(0, bins.flatten(), torch.ones_like(bins).flatten())
+    histogram.index_add_(0, bins.flatten(), corrupted.real.long().flatten())
     return (last.rtd_loss * len(masked.tokens)).detach(), sampled.sum(), histogram
 
 

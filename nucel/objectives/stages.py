@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..tokenizers.nucleotide import PAD
+
 
 class Masked(NamedTuple):
     tokens: Tensor
@@ -26,6 +28,11 @@ class Corrupted(NamedTuple):
     """(B, T), the proposals in place of the masked tokens."""
     original: Tensor
     """bool (B, T): the token is the one that stood there, proposed or never masked."""
+
+    @property
+    def real(self) -> Tensor:
+        """bool (B, T): not padding."""
+        return self.tokens != PAD
 
 
 class Proposed(NamedTuple):

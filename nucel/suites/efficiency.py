@@ -21,9 +21,9 @@ import numpy as np
 import torch
 import tyro
 
+from ..objectives.kinds import OBJECTIVES
 from ..pretraining.config import TrainConfig
 from ..pretraining.cost import training_flops
-from ..pretraining.setup import OBJECTIVES
 from ..pretraining.stored import stored_config
 from ..runs import log
 from ..runs.directory import RunDirectory

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from torch import nn
 
 from ..model import hub
 from ..model.encoder import Encoder
-from ..model.networks import Discriminator, initialize
+from ..model.networks import Discriminator, fingerprint, initialize
 from ..runtime.errors import ConfigError
 from ..tasks import baselines
 from ..tasks.classifier import HeadOptions, make_classifier
@@ -111,12 +110,3 @@ def untrained(encoder: Encoder, seed: int) -> Encoder:
 
 def _shape(encoder: Encoder, head: HeadOptions) -> dict[str, Any]:
     return {"encoder": dataclasses.asdict(encoder.config), **dataclasses.asdict(head)}
-
-
-def fingerprint(network: nn.Module) -> str:
-    """SHA-256 in hexadecimal over a network's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()

@@ -117,6 +117,7 @@ def run_suite(config: SuiteConfig) -> cli.Result:
     done = 0
     for task_name, layout in layouts.items():
         task = layout.read(config.task, config.columns)
+        task.require_one_input()
         console.print(f"{task_name}: {task.describe()}", soft_wrap=True, markup=False)
         for job in _jobs(task_name, layout, task, methods, config, precision):
             if job.path.exists():

@@ -35,6 +35,7 @@ MEANING = {
     "--contigs": "by name or glob",
     "--layer": "Whose hidden states",
     "--seeds": "One training for each",
+    "--dev": "The same by wh(ose loss|ich) .* chosen",
 }
 """Where words differ, what all of them say."""
 
