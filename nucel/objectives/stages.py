@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..tokenizers.nucleotide import PAD
+from ..tokenizers.nucleotide import CLS, PAD
 
 
 class Masked(NamedTuple):
@@ -30,9 +30,9 @@ class Corrupted(NamedTuple):
     """bool (B, T): the token is the one that stood there, proposed or never masked."""
 
     @property
-    def real(self) -> Tensor:
-        """bool (B, T): not padding."""
-        return self.tokens != PAD
+    def bases(self) -> Tensor:
+        """bool (B, T): neither padding nor [CLS], which is never replaced."""
+        return (self.tokens != PAD) & (self.tokens != CLS)
 
 
 class Proposed(NamedTuple):
