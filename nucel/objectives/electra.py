@@ -136,25 +136,25 @@ class Electra(nn.Module):
             **masked_metrics(losses[:2], counts[:3]),
             "generator_sampled_accuracy": sampled / max(1, used),
             "rtd_loss": float(losses[2]) / windows,
-            **replaced_metrics(histogram),
+            **replaced_metrics(histogram, int(windows)),
         }
 
     @staticmethod
     def scores(last: Discriminated) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits fp32 (B, T), replaced and real, bool (B, T), on the host: what validation's exact metrics need."""
+        """Logits (B, T), which are replaced, which are bases, on the host: what validation's exact metrics need."""
         corrupted = last.corrupted
-        return last.logits.float().cpu(), ~corrupted.original.cpu(), corrupted.real.cpu()
+        return last.logits.float().cpu(), ~corrupted.original.cpu(), corrupted.bases.cpu()
 
     @staticmethod
-    def exact_metrics(logits: Tensor, replaced: Tensor, real: Tensor) -> dict[str, float]:
+    def exact_metrics(logits: Tensor, replaced: Tensor, bases: Tensor) -> dict[str, float]:
         """AUROC and average precision of the replaced tokens, from `scores`."""
-        ranked = RankedScores(-logits[real], replaced[real])
+        ranked = RankedScores(-logits[bases], replaced[bases])
         return {"rtd_auroc": ranked.auroc(), "rtd_average_precision": ranked.average_precision()}
 
     @staticmethod
-    def interval(logits: Tensor, replaced: Tensor, real: Tensor) -> dict[str, float]:
+    def interval(logits: Tensor, replaced: Tensor, bases: Tensor) -> dict[str, float]:
         """Bounds of the AUROC's 95 % interval over windows, from `scores`; nan where one window gives no interval."""
-        low, high = bootstrap_auroc(-logits, replaced, real)
+        low, high = bootstrap_auroc(-logits, replaced, bases)
         return {"rtd_auroc_low": low, "rtd_auroc_high": high}
 
     @staticmethod

@@ -101,7 +101,7 @@ _MEANINGS = {
     "generator_accuracy": "share of masked bases where the likeliest base is right",
     "generator_sampled_accuracy": "share of masked bases where the drawn base is right, and so counts as original",
     "rtd_loss": "cross-entropy of original or replaced, over all positions, nats",
-    "rtd_blind": "... of the best constant guess; a useful discriminator is below this value",
+    "rtd_blind": "... of the best constant guess for bases; a useful discriminator is below this value",
     "rtd_auroc": "chance that a replaced base is ranked below an original one; a guess has 0.5",
     "rtd_average_precision": "precision averaged over the replaced bases; a guess has replaced_fraction",
     "rtd_recall": "share of the replaced bases that are classified as replaced",
