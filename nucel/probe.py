@@ -1,4 +1,4 @@
-"""Frozen probes: ``python -m nucel.probe MODEL --train T.csv --dev D.csv --test S.csv --out DIR``.
+"""Small heads on frozen embeddings: ``python -m nucel.probe MODEL --train T.csv --dev D.csv --test S.csv --out DIR``.
 
     DIR/table.tsv      the probes of the model and all controls: metrics, spread over seeds, intervals, leaks
     DIR/layers.tsv     with several --layers: dev and test metrics of every layer
@@ -8,6 +8,10 @@
 The encoder's weights stay as they are; small heads are fitted to its embeddings. Beside them stand always one-hot
 bases, dinucleotides, 1- to 6-mers, untrained encoders of the same shape, and a constant guess. The last line on stdout
 is one JSON object.
+
+Examples:
+    python -m nucel.probe runs/ecoli --train train.csv --dev dev.csv --test test.csv --out probes
+    python -m nucel.probe runs/ecoli --train all.csv --split 80,10,10 --split-by cluster --out probes
 """
 
 from __future__ import annotations
