@@ -38,7 +38,7 @@ from nucel.suites.barcode_protocols import Embedding, ProtocolOptions, Row, by_n
 from nucel.suites.barcode_sets import BarcodeSet, find_sets, held_out_species, read_set
 from nucel.suites.barcode_table import markdown, tsv
 from nucel.suites.barcodes import EDITS, KMERS, UNTRAINED, edit_neighbours
-from nucel.suites.methods import untrained
+from nucel.tasks.features import untrained
 from nucel.tokenizers import nucleotide
 
 SETTINGS: dict[str, dict[str, str]] = {

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..model import hub
 from ..model.encoder import Encoder
-from ..model.networks import Discriminator, fingerprint, initialize
+from ..model.networks import fingerprint
 from ..runtime.errors import ConfigError
 from ..tasks import baselines
 from ..tasks.classifier import HeadOptions, make_classifier
@@ -99,13 +99,6 @@ def load_encoder(directory: Path, context: int | None) -> Encoder:
     encoder = hub.load(directory)
     encoder.context = context or encoder.context
     return encoder
-
-
-def untrained(encoder: Encoder, seed: int) -> Encoder:
-    """An encoder of the same shape, with the weights that training would begin with."""
-    network = Discriminator(encoder.config, encoder.context)
-    initialize(network, torch.Generator().manual_seed(seed))
-    return network.model.eval()
 
 
 def _shape(encoder: Encoder, head: HeadOptions) -> dict[str, Any]:

@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from ..genome.kmers import kmer_frequencies
 from ..inference.embedding import EmbedOptions, embeddings, layer_vectors
 from ..model.encoder import Encoder
 from ..model.networks import fingerprint
 from ..runtime.device import Precision
 from ..runtime.errors import ConfigError, TrainingError, require
+from ..tokenizers.nucleotide import BASES
 from .classifier import HeadOptions, make_classifier
-from .compositions import kmer_frequencies, one_hot
 from .feature_cache import FeatureCache
 from .task import Split, Task
 
@@ -81,6 +82,14 @@ def untrained(encoder: Encoder, seed: int) -> Encoder:
     """An encoder of the same shape and context, on the same device, with weights drawn from a seed."""
     fresh = make_classifier(encoder, None, HeadOptions(), seed, from_scratch=True).model
     return fresh.eval().to(encoder.final_norm.weight.device)
+
+
+def one_hot(tokens: Sequence[np.ndarray], length: int) -> np.ndarray:
+    """Bases as vectors of four, float32 (n, 4, length); unknown bases and what follows a sequence are zeros."""
+    found = np.zeros((len(tokens), len(BASES), length), np.float32)
+    for row, sequence in zip(found, tokens, strict=True):
+        row[:, : len(sequence)] = sequence == np.array(BASES)[:, None]
+    return found
 
 
 def composition_features(split: Split, ks: Sequence[int]) -> np.ndarray:

@@ -8,14 +8,14 @@ import torch
 from support.tiny import TINY, planted_rows, tiny_encoder, write_task
 
 import nucel
+from nucel.genome.kmers import kmer_frequencies
 from nucel.runtime.device import Precision
 from nucel.runtime.errors import ConfigError, InputError
 from nucel.tasks import features as features_module
 from nucel.tasks import heads
 from nucel.tasks.baselines import OneHotCNN, initialize
 from nucel.tasks.cnn_heads import cnn_fit, cnn_head
-from nucel.tasks.compositions import kmer_frequencies, one_hot
-from nucel.tasks.features import EncoderFeatures, FeatureOptions, one_hot_maps, resolve_layers, untrained
+from nucel.tasks.features import EncoderFeatures, FeatureOptions, one_hot, one_hot_maps, resolve_layers, untrained
 from nucel.tasks.heads import Labels, dev_loss, fit_linear, fit_neighbors, fit_tuned
 from nucel.tasks.intervals import Interval, bootstrap
 from nucel.tasks.network_heads import MLP_FIT, fit_network, mlp_head

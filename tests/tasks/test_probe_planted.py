@@ -7,10 +7,10 @@ import pytest
 import torch
 from support.tiny import TINY
 
+from nucel.genome.kmers import kmer_frequencies
 from nucel.genome.sequences import Sequences
 from nucel.model.networks import Classifier, initialize
 from nucel.runtime.device import Precision
-from nucel.tasks.compositions import kmer_frequencies
 from nucel.tasks.features import untrained
 from nucel.tasks.fit import FitOptions, fit
 from nucel.tasks.heads import Labels, fit_tuned
