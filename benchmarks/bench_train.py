@@ -29,7 +29,7 @@ from nucel.pretraining import cost
 from nucel.pretraining.config import PRESETS, TrainConfig
 from nucel.pretraining.meter import Meter
 from nucel.pretraining.step import Batch, Guard, make_optimizer, train_step
-from nucel.runs.checkpoint import TrainState
+from nucel.runs.state import TrainState
 from nucel.runtime.device import Precision
 from nucel.tokenizers.nucleotide import BASES, CLS
 

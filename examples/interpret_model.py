@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 MOTIF = "TTGACATATAAT"
-LENGTH = 48
+LENGTH = 60
 
 
 def labelled_sequence(rng: np.random.Generator, label: int) -> str:
@@ -47,7 +47,7 @@ def run_verb(verb: str, words: str, folder: Path) -> None:
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
-    for table, rows in {"train": 2000, "dev": 200, "test": 200}.items():
+    for table, rows in {"train": 3000, "dev": 200, "test": 200}.items():
         write_table(folder / f"{table}.csv", [int(label) for label in rng.integers(0, 2, rows)], rng)
     write_table(folder / "one.csv", [1], rng)
     write_table(folder / "without.csv", [0] * 3, rng)

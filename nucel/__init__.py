@@ -23,6 +23,7 @@ from .runtime.errors import (
     TrainingError,
 )
 from .runtime.version import __version__
+from .tasks.probe import Probe, fit_probe
 from .tasks.task import Task, read_task
 from .tokenizers.nucleotide import decode, encode
 
@@ -38,6 +39,7 @@ __all__ = [
     "HubError",
     "InputError",
     "NucelError",
+    "Probe",
     "SequenceOptions",
     "Task",
     "TrainingError",
@@ -50,6 +52,7 @@ __all__ = [
     "embed",
     "embed_positions",
     "encode",
+    "fit_probe",
     "load",
     "load_classifier",
     "load_pair",

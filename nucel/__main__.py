@@ -1,10 +1,21 @@
 """`nucel VERB ...` and `python -m nucel VERB ...`: the same as `python -m nucel.VERB ...`."""
 
+import ast
 import runpy
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
-VERBS = ("train", "embed", "finetune", "predict", "score", "suite", "plot", "genome", "scan", "interpret")
+VERBS = ("train", "embed", "finetune", "predict", "probe", "score", "suite", "plot", "genome", "scan", "interpret")
+
+
+def purpose(verb: str) -> str:
+    """What a verb does, as the first line of its file says; read and not imported, which would take seconds."""
+    package = Path(__file__).parent
+    file = package / f"{verb}.py"
+    source = file if file.exists() else package / verb / "__main__.py"
+    text = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
+    return text.partition(": ``")[0]
 
 
 def main() -> None:
@@ -16,7 +27,8 @@ def main() -> None:
     elif verb == "--version":
         print(f"nucel {version('nucel')}")
     elif verb in ("-h", "--help"):
-        print(f"usage: nucel VERB ...\n\nVERB is one of {', '.join(VERBS)}; `nucel VERB --help` explains it.")
+        lines = "\n".join(f"  {name:<10} {purpose(name)}" for name in VERBS)
+        print(f"usage: nucel VERB ...\n\n{lines}\n\n`nucel VERB --help` explains a verb, and ends with examples.")
     else:
         sys.exit(f"error: {verb!r} is not a verb; give one of {', '.join(VERBS)}")
 

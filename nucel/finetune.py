@@ -9,6 +9,11 @@
 Learning rate, pooling and epochs are chosen for the model and the table where they are not given; --protocol takes the
 paper's. A table is CSV or TSV (also .gz), or BED with --genome. --split 80,10,10 splits one table into three, and
 --train CLASS=FASTA ... reads a FASTA file for each class. The last line on stdout is one JSON object.
+
+Examples:
+    python -m nucel.finetune runs/ecoli --train train.csv --dev dev.csv --test test.csv --out runs/promoters
+    python -m nucel.finetune runs/ecoli --train all.csv --split 80,10,10 --split-by cluster --out runs/promoters
+    python -m nucel.finetune runs/ecoli --train promoter=a.fa other=b.fa --split 80,10,10 --out runs/promoters
 """
 
 from __future__ import annotations
@@ -113,6 +118,7 @@ def finetune(config: FinetuneConfig, command: str = "nucel.finetune") -> cli.Res
     encoder = hub.load(config.model)
     encoder.context = config.context or encoder.context
     task = read_task(config.train, config.dev or None, config.test or None, config.task, config.columns)
+    task.require_one_input()
     task.require_context(encoder.context)
     console.print(task.describe(), soft_wrap=True, markup=False)
     chosen = _choose(config, encoder, task, precision)

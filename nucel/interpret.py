@@ -6,6 +6,12 @@
     motif-order   attention that two motifs receive from a model that was fine-tuned on their order
 
 The last line on stdout is one JSON object.
+
+Examples:
+    python -m nucel.interpret attribution runs/ecoli genes.fa --method gradient surprise --out maps.npz
+    python -m nucel.interpret agreement one.npz other.npz --out agreement.tsv
+    python -m nucel.interpret importance runs/ecoli genes.fa --pattern TATAAA --out effects.tsv
+    python -m nucel.interpret motif-order runs/ecoli --out order
 """
 
 from __future__ import annotations
@@ -54,7 +60,9 @@ class AttributionConfig:
     """Also write one-hot bases and hypothetical contributions, (n, 4, L), as TF-MoDISco reads them."""
     generator: Path | None = None
     """Run whose generator gives the entropies of entropy_gradient, where MODEL is a fine-tuned model."""
-    options: OmitArgPrefixes[AttributionOptions] = field(default_factory=AttributionOptions)
+    options: OmitArgPrefixes[Annotated[AttributionOptions, tyro.conf.arg(name="attribution")]] = field(
+        default_factory=AttributionOptions
+    )
     columns: OmitArgPrefixes[SequenceOptions] = field(default_factory=SequenceOptions)
     compute: OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
@@ -90,7 +98,9 @@ class ImportanceConfig:
     plot: Path | None = None
     """Box plot of the effects to write, .png, .svg or .pdf."""
     patterns: OmitArgPrefixes[PatternOptions]
-    options: OmitArgPrefixes[ImportanceOptions] = field(default_factory=ImportanceOptions)
+    options: OmitArgPrefixes[Annotated[ImportanceOptions, tyro.conf.arg(name="background")]] = field(
+        default_factory=ImportanceOptions
+    )
     columns: OmitArgPrefixes[SequenceOptions] = field(default_factory=SequenceOptions)
     compute: OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 

@@ -5,6 +5,10 @@ as far as it has come. Needs matplotlib (the extra ``plots``).
 
 ``python -m nucel.plot efficiency [RUN...]`` draws what a score has cost, beside published models. A run directory of
 that name is ``./efficiency``.
+
+Examples:
+    python -m nucel.plot runs/ecoli
+    python -m nucel.plot runs/first runs/second --x tokens --out curves.pdf
 """
 
 from __future__ import annotations

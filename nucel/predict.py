@@ -2,6 +2,10 @@
 
 MODEL is what ``python -m nucel.finetune`` leaves, or any ModernBertForSequenceClassification over this alphabet. The
 last line on stdout is one JSON object.
+
+Examples:
+    python -m nucel.predict runs/promoters genes.fa --out genes.tsv
+    python -m nucel.predict runs/promoters test.csv --label-column label --out test.tsv
 """
 
 from __future__ import annotations

@@ -6,6 +6,10 @@ contamination, foreign inserts.
 
 While it works, results are kept in the folder OUT.parts. If it is stopped, the same command goes on from there. Several
 GPUs share the work under torchrun. The last line on stdout is one JSON object.
+
+Examples:
+    python -m nucel.scan runs/ecoli --genome ecoli.fa.gz --out surprise.bw --bed anomalies.bed
+    python -m nucel.scan runs/human --genome hg38.fa --contigs chr21 --out chr21.bw
 """
 
 from __future__ import annotations
@@ -52,7 +56,9 @@ class ScanConfig:
     long, and in $XDG_CACHE_HOME/nucel or ~/.cache/nucel otherwise."""
     contigs: tuple[str, ...] = ()
     """Contigs to read, by name or glob; ! before one leaves it out. By default all."""
-    options: OmitArgPrefixes[SurpriseOptions] = field(default_factory=SurpriseOptions)
+    options: OmitArgPrefixes[Annotated[SurpriseOptions, tyro.conf.arg(name="surprise")]] = field(
+        default_factory=SurpriseOptions
+    )
     anomalies: OmitArgPrefixes[AnomalyOptions] = field(default_factory=AnomalyOptions)
     compute: OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
@@ -64,7 +70,7 @@ def scan_genome(config: ScanConfig) -> cli.Result | None:
         ConfigError, GenomeError, HubError, CheckpointError, OSError: bad input, or parts of another scan.
     """
     require_bigwig(config.out)
-    with distributed.world() as ranks:
+    with distributed.world(distributed.PATIENT) as ranks:
         precision = choose_precision(config.compute.device, config.compute.dtype)
         networks = load_networks(config.model).to(precision.device)
         discriminator = _discriminator(networks)

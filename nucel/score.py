@@ -5,6 +5,11 @@ scored; FILE ends with .vcf, .vcf.gz, .bcf (from a VCF or BCF), .tsv, .tsv.gz or
 
 While it works, scores are kept in the folder FILE.parts. If it is stopped, the same command goes on from there. Several
 GPUs share the work under torchrun. The last line on stdout is one JSON object.
+
+Examples:
+    python -m nucel.score runs/human variants.vcf.gz --genome hg38.fa --out scored.vcf.gz
+    python -m nucel.score runs/human chr1:101-160 --genome hg38.fa --out region.tsv --heat-map region.png
+    python -m nucel.score runs/human labels.tsv --genome hg38.fa --out ranked.tsv --evaluate labels
 """
 
 from __future__ import annotations
@@ -85,7 +90,7 @@ def score_file(config: ScoreConfig) -> cli.Result | None:
     Raises:
         ConfigError, InputError, GenomeError, HubError, CheckpointError, OSError: bad input; no file is left.
     """
-    with exiting_on_sigterm(), distributed.world() as ranks:
+    with exiting_on_sigterm(), distributed.world(distributed.PATIENT) as ranks:
         console.quiet |= not ranks.is_main
         precision = choose_precision(config.compute.device, config.compute.dtype)
         networks = load_networks(config.model).to(precision.device)
@@ -97,6 +102,7 @@ def score_file(config: ScoreConfig) -> cli.Result | None:
         judge = None
         if config.evaluate is not None:
             judge = Judge(config.evaluate, source, config.evaluation)
+            judge.check()
         counts = survey(source, reference, config.max_mismatches)
         if ranks.is_main:
             console.print(

@@ -12,6 +12,10 @@ a CNN on one-hot bases.
     DIR/table.md, DIR/table.tsv           all results, beside the published ones; written anew after each task
 
 The last line on stdout is one JSON object.
+
+Examples:
+    python -m nucel.suite gue --models pretrained=runs/human mlm=runs/mlm --out results
+    python -m nucel.suite gue --models pretrained=runs/human --max-train 3000 --seeds 0 1 2 --out results
 """
 
 from __future__ import annotations

@@ -1,4 +1,13 @@
-"""Pre-train a NucEL pair on a genome: ``python -m nucel.train [debug|small|base] --genome FILE... --out DIR``."""
+"""Pre-train on a genome or on barcodes: ``python -m nucel.train [PRESET] --genome FILE... --out DIR``.
+
+Examples:
+    python -m nucel.train
+    python -m nucel.train small --genome ecoli.fa.gz --dtype bf16 --out runs/ecoli
+    python -m nucel.train small --genome ecoli.fa.gz --dry-run
+    python -m nucel.train --resume runs/ecoli
+    python -m nucel.train barcode-small --genome barcodes.fa --out runs/barcodes
+    torchrun --nproc-per-node 8 -m nucel.train base --genome hg38.fa --out runs/hg38 --resume auto
+"""
 
 from __future__ import annotations
 
@@ -69,13 +78,14 @@ def parse(arguments: list[str]) -> TrainConfig:
         if stored:
             presets = {"debug": ("the run's own settings", stored)}
         arguments = ["debug", *arguments]
-    return tyro.extras.overridable_config_cli(
-        presets,
-        prog="python -m nucel.train",
-        description="Pre-train a NucEL pair on a genome. Without a preset's name, debug is taken.\n\n"
-        + cli.SHARED_FLAGS,
-        args=arguments,
-    )
+    with cli.help_with_examples("train", arguments):
+        return tyro.extras.overridable_config_cli(
+            presets,
+            prog="python -m nucel.train",
+            description="Pre-train on a genome or on barcodes. Without a preset's name, debug is taken.\n\n"
+            + cli.SHARED_FLAGS,
+            args=arguments,
+        )
 
 
 _HELP = {"-h", "--help"}

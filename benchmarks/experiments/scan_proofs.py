@@ -113,7 +113,9 @@ def mean_interval(values: np.ndarray, chosen: np.ndarray) -> str:
     sums = np.bincount(blocks[known], values[known], blocks[-1] + 1)
     counts = np.bincount(blocks[known], minlength=blocks[-1] + 1)
     both = np.stack([sums, counts], 1)
-    mean, low, high = interval(both, lambda x: float(x[:, 0].sum() / max(1, x[:, 1].sum())), len(both))
+    mean, low, high = interval(
+        both, lambda x: float(x[:, 0].sum() / x[:, 1].sum()) if x[:, 1].any() else float("nan"), len(both)
+    )
     return f"{mean:.4f} ({low:.4f} to {high:.4f})"
 
 

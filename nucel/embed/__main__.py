@@ -2,6 +2,11 @@
 
 INPUT is a FASTA, a CSV or TSV with a column of sequences, or a BED file with --genome; FILE ends with .npz, .parquet or
 .h5. The last line on stdout is one JSON object.
+
+Examples:
+    python -m nucel.embed runs/ecoli genes.fa --out genes.npz
+    python -m nucel.embed runs/ecoli peaks.bed --genome hg38.fa --out peaks.parquet --average-reverse-complement
+    python -m nucel.embed runs/ecoli genes.fa --out bases.h5 --pooling none --layer 2
 """
 
 from __future__ import annotations
@@ -41,7 +46,9 @@ class EmbedConfig:
     attention_layers: tuple[int, ...] = ()
     """Blocks, counted from 0, whose attention weights are written too: 4 * heads * T^2 bytes for each and each
     sequence, computed one sequence at a time. Sequences longer than the context are refused; not with .parquet."""
-    options: OmitArgPrefixes[EmbedOptions] = field(default_factory=EmbedOptions)
+    options: OmitArgPrefixes[Annotated[EmbedOptions, tyro.conf.arg(name="embedding")]] = field(
+        default_factory=EmbedOptions
+    )
     columns: OmitArgPrefixes[SequenceOptions] = field(default_factory=SequenceOptions)
     compute: OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 

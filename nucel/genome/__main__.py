@@ -2,6 +2,10 @@
 
 GC is a share of the known bases, unknown what becomes [UNK] (N and the other IUPAC codes), masked the lower-case bases,
 and rows the share of the rows of an epoch.
+
+Examples:
+    python -m nucel.genome ecoli.fa.gz
+    python -m nucel.genome hg38.fa --contigs 'chr[0-9]*' --max-masked 0.5
 """
 
 from __future__ import annotations

@@ -1,10 +1,18 @@
-"""The compiled extension `_nucel` stands beside the package, so that it can be another version's."""
+"""The compiled extension `_nucel` stands beside the package: it can be missing, or be another version's."""
 
 from __future__ import annotations
 
-import _nucel
-
 from ..runtime.version import __version__
+
+try:
+    import _nucel
+except ModuleNotFoundError as missing:
+    if missing.name != "_nucel":
+        raise
+    raise ImportError(
+        f"nucel {__version__} is here without its compiled sampler, _nucel, so it cannot read genomes; "
+        "install a wheel for this Python and system, or build one: pip install . in the sources, with a C++17 compiler"
+    ) from missing
 
 
 def require_same_version(compiled: str = _nucel.__version__) -> None:

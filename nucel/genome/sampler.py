@@ -63,7 +63,8 @@ class WindowSampler:
         context: tokens of a row: [CLS] and context - 1 bases, which must fit into a window.
         batch_size: rows of a batch over all ranks.
         seed: in [0, 2**64).
-        rank, world_size: this process draws the rows [rank * B // W, (rank + 1) * B // W) of each batch.
+        rank: this process's number, r: it draws the rows [r * B // W, (r + 1) * B // W) of each batch.
+        world_size: the number of processes, W.
         reverse_complement: read a row from the reverse strand with probability one half.
         threads: None is as many as the CPUs this process may use. They change nothing but the speed.
 

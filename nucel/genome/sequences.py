@@ -150,6 +150,18 @@ def read_sequences(path: str | Path, options: SequenceOptions | None = None) -> 
     return _read_table(path, options)
 
 
+def header_of(path: Path) -> tuple[str, ...]:
+    """The columns that a table's first line names; none of FASTA and BED, and of an empty file.
+
+    Raises:
+        InputError: it is not text.
+        OSError: it cannot be read.
+    """
+    if path.name.removesuffix(".gz").endswith(".bed") or _begins_with(path, b">"):
+        return ()
+    return tuple(cell.strip() for cell in next(_rows(path), (0, []))[1])
+
+
 def _open(path: Path):
     with open(path, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b"

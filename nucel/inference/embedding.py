@@ -7,7 +7,7 @@ Legend: B batch, T positions, C model width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -134,27 +134,80 @@ def embeddings(
     if not len(tokens):
         return
     pieces = _pieces(encoder, tokens, options, where or [f"sequence {i + 1}" for i in range(len(tokens))])
-    kept = torch.tensor([(p.kept().start, p.kept().stop) for p in pieces], device=precision.device)
+    kept = _kept(pieces, precision.device)
 
     def pooled(batch: Batch) -> Tensor:
         hidden = encoder(batch.tokens, batch.lengths, options.layer)
         if options.pooling == "cls":
             return hidden[:, 0]
-        if options.pooling == "none":
-            return hidden[:, 1:]
-        first, last = kept[batch.rows, :, None].unbind(1)
-        position = torch.arange(hidden.shape[1] - 1, device=hidden.device)
-        wanted = (position >= first) & (position < last)
-        return (hidden[:, 1:].float() * wanted[..., None]).sum(1)
+        return hidden[:, 1:] if options.pooling == "none" else _sum(hidden, kept[batch.rows])
 
+    for held in _by_sequence(pooled, tokens, pieces, options, precision, progress):
+        yield _joined(held, options.pooling, len(tokens[held[0][0].sequence]))
+
+
+def layer_vectors(
+    encoder: Encoder,
+    tokens: Sequence[np.ndarray],
+    layers: Sequence[int],
+    options: EmbedOptions,
+    precision: Precision,
+    where: Sequence[str] | None = None,
+    progress: str | None = None,
+) -> Iterator[np.ndarray]:
+    """[CLS] and the mean of the bases at several layers, from one pass over each sequence.
+
+    Arguments and errors are those of `embeddings`; the layer and the pooling of `options` are not used.
+
+    Yields:
+        n arrays float32 (layers, 2, C): [CLS], then the mean, as `embeddings` gives them.
+    """
+    if not len(tokens):
+        return
+    pieces = _pieces(encoder, tokens, options, where or [f"sequence {i + 1}" for i in range(len(tokens))])
+    kept = _kept(pieces, precision.device)
+
+    def pooled(batch: Batch) -> Tensor:
+        states = encoder.hidden_states(batch.tokens, layers, batch.lengths)
+        rows = kept[batch.rows]
+        return torch.stack([torch.stack([hidden[:, 0].float(), _sum(hidden, rows)], 1) for hidden in states], 1)
+
+    for held in _by_sequence(pooled, tokens, pieces, options, precision, progress):
+        length = len(tokens[held[0][0].sequence])
+        halves = ([(piece, result[:, half]) for piece, result in held] for half in (0, 1))
+        yield np.stack([_joined(half, kind, length) for half, kind in zip(halves, ("cls", "mean"), strict=True)], 1)
+
+
+def _kept(pieces: Sequence[_Piece], device: torch.device) -> Tensor:
+    """First and last base that each piece answers for, int64 (pieces, 2)."""
+    return torch.tensor([(p.kept().start, p.kept().stop) for p in pieces], device=device)
+
+
+def _sum(hidden: Tensor, kept: Tensor) -> Tensor:
+    """Sum (B, C) of the hidden states (B, T, C) of the bases that each row, kept (B, 2), answers for."""
+    first, last = kept[:, :, None].unbind(1)
+    position = torch.arange(hidden.shape[1] - 1, device=hidden.device)
+    wanted = (position >= first) & (position < last)
+    return (hidden[:, 1:].float() * wanted[..., None]).sum(1)
+
+
+def _by_sequence(
+    network: Callable[[Batch], Tensor],
+    tokens: Sequence[np.ndarray],
+    pieces: Sequence[_Piece],
+    options: EmbedOptions,
+    precision: Precision,
+    progress: str | None,
+) -> Iterator[list[tuple[_Piece, np.ndarray]]]:
+    """The pieces of each sequence, with what a network gives for them."""
     if progress is not None and len(pieces) > len(tokens):
         progress = f"pieces of {len(tokens):,} {progress}"
-    results = predict(pooled, [_cut(tokens, piece) for piece in pieces], precision, options.batch_tokens, progress)
+    results = predict(network, [_cut(tokens, piece) for piece in pieces], precision, options.batch_tokens, progress)
     held: list[tuple[_Piece, np.ndarray]] = []
     for number, (piece, result) in enumerate(zip(pieces, results, strict=True), start=1):
         held.append((piece, result))
         if number == len(pieces) or pieces[number].sequence != piece.sequence:
-            yield _joined(held, options.pooling, len(tokens[piece.sequence]))
+            yield held
             held = []
 
 

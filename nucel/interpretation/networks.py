@@ -5,7 +5,7 @@
 | a run of the pair | encoder, discriminator, generator |
 | `discriminator/` alone | encoder, discriminator |
 | `generator/`, or a run of the masked LM | encoder, generator |
-| a bare encoder, as the published NucEL weights | encoder |
+| a bare encoder, as the published NucEL weights, or a run of the masked autoencoder | encoder |
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def load_networks(path: str | os.PathLike[str]) -> Networks:
     parts = [directory / name for name in ("discriminator", "generator") if (directory / name).is_dir()]
     if len(parts) == 2:
         return Networks.of(load_pair(directory), name=str(path), fingerprint=_fingerprint(*parts))
-    folder = next((f for f in (directory / "masked_lm", *parts) if f.is_dir()), directory)
+    folder = next((f for f in (directory / "masked_lm", directory / "encoder", *parts) if f.is_dir()), directory)
     architectures = hub.read_architectures(folder)
     load: dict[str, Callable[[Path], Any]] = {
         MASKED_LM: hub.load_generator, TOKEN_CLASSIFICATION: hub.load_discriminator,

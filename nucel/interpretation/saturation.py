@@ -85,9 +85,11 @@ def saturation_mutagenesis(
     """One score of every single-base variant of a region, as a matrix.
 
     Args:
-        model, genome, dtype: as for `score_variants`.
+        model: as for `score_variants`.
+        genome: as for `score_variants`.
         region: (contig, start_bp, end_bp), 0-based and half-open, n bases.
         score: by default rtd_corrected of a pair, llr of a masked LM, rtd of a discriminator, cosine of an encoder.
+        dtype: as for `score_variants`.
         options: those of `ScoreOptions`; share_window makes it several times as fast.
 
     Returns:

@@ -65,8 +65,13 @@ class ElectraConfig:
         default_factory=lambda: EncoderConfig(layers=11, width=256, heads=8, intermediate=1024)
     )
     discriminator: EncoderConfig = field(default_factory=EncoderConfig)
+    """The encoder to keep; the masked language model and the masked autoencoder have its sizes too."""
+    decoder: EncoderConfig = field(default_factory=lambda: EncoderConfig(layers=6))
+    """What rebuilds masked bases with `--objective mae`; the other objectives have none."""
     mask_rate: float = 0.15
     """Share of a window's positions that are masked."""
+    mask_span: int = 1
+    """Neighbouring bases that are masked together: a window is cut into blocks of so many."""
     temperature: float = 1.0
     """Sampling temperature of the generator; not stated in the paper."""
     discriminator_weight: float = 50.0
@@ -79,6 +84,7 @@ class ElectraConfig:
             0 < self.mask_rate < 1,
             f"mask_rate must lie between 0 and 1, got {self.mask_rate} (at 1 there is no base left to predict from)",
         )
+        require(self.mask_span >= 1, f"mask_span must be at least 1, got {self.mask_span}")
         require(0 < self.temperature < math.inf, f"temperature must be positive and finite, got {self.temperature}")
         require(
             0 <= self.discriminator_weight < math.inf,

@@ -12,12 +12,14 @@ Legend: B batch, T positions, H heads, D head width, C model width, M masked slo
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..kernels.attention import attention, attention_weights
+from ..kernels.attention_gathered import gathered_attention, visible
 from ..kernels.linear import linear
 from ..tokenizers.nucleotide import PAD, TOKENS
 from .config import EncoderConfig
@@ -27,8 +29,14 @@ Rotary = tuple[Tensor, Tensor]
 
 def rotary_table(positions: int, head_width: int, theta: float, device: torch.device) -> Rotary:
     """cos and sin (T, D/2) in fp32 of position * theta^(-2d/D) (RoFormer, eq. 15)."""
-    inverse_frequency = 1.0 / theta ** (torch.arange(0, head_width, 2, dtype=torch.float32, device=device) / head_width)
-    angle = torch.arange(positions, dtype=torch.float32, device=device)[:, None] * inverse_frequency
+    return rotary_at(torch.arange(positions, device=device), head_width, theta)
+
+
+def rotary_at(positions: Tensor, head_width: int, theta: float) -> Rotary:
+    """`rotary_table` of any positions (...): cos and sin (..., D/2)."""
+    steps = torch.arange(0, head_width, 2, dtype=torch.float32, device=positions.device)
+    inverse_frequency = 1.0 / theta ** (steps / head_width)
+    angle = positions.to(torch.float32)[..., None] * inverse_frequency
     return angle.cos(), angle.sin()
 
 
@@ -67,7 +75,10 @@ class Attention(nn.Module):
     def _qkv(self, x: Tensor) -> Tensor:
         return self.Wqkv(x).unflatten(-1, (3, self.heads, -1))
 
-    def forward(self, x: Tensor, rotary: Rotary, lengths: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rotary: Rotary, lengths: Tensor | None, seen: Tensor | None = None) -> Tensor:
+        """Of the positions 0, 1, 2, ...; of any others where the table is of those, (B, T, D/2), with who is `seen`."""
+        if rotary[0].ndim == 3:
+            return self.Wo(gathered_attention(self._qkv(x), *rotary, seen).flatten(-2))
         return self.Wo(attention(self._qkv(x), *rotary, self.radius, lengths).flatten(-2))
 
     def weights(self, x: Tensor, rotary: Rotary, lengths: Tensor | None) -> Tensor:
@@ -99,8 +110,8 @@ class Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=False)
         self.mlp = GeGLU(config)
 
-    def forward(self, x: Tensor, rotary: Rotary, lengths: Tensor | None) -> Tensor:
-        x = x + self.attn(self.attn_norm(x), rotary, lengths)
+    def forward(self, x: Tensor, rotary: Rotary, lengths: Tensor | None, seen: Tensor | None = None) -> Tensor:
+        x = x + self.attn(self.attn_norm(x), rotary, lengths, seen)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -120,6 +131,16 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.final_norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=False)
 
+    def _inputs(self, tokens: Tensor, lengths: Tensor | None, positions: Tensor | None) -> tuple[Any, Any]:
+        """What global and what local blocks take besides x."""
+        if positions is None:
+            far, near = self._rotary(tokens)
+            return (far, lengths), (near, lengths)
+        thetas = (self.config.global_theta, self.config.local_theta)
+        far, near = (rotary_at(positions, self.config.head_width, theta) for theta in thetas)
+        seen = visible(positions, self.config.radius, lengths)
+        return (far, lengths, seen.everywhere), (near, lengths, seen.nearby)
+
     def _rotary(self, tokens: Tensor) -> tuple[Rotary, Rotary]:
         """Tables of global and of local layers."""
         positions, head_width = tokens.shape[1], self.config.head_width
@@ -127,19 +148,27 @@ class Encoder(nn.Module):
         far, near = (rotary_table(positions, head_width, theta, tokens.device) for theta in thetas)
         return far, near
 
-    def forward(self, tokens: Tensor, lengths: Tensor | None = None, layer: int = -1) -> Tensor:
+    def forward(
+        self, tokens: Tensor, lengths: Tensor | None = None, layer: int = -1, positions: Tensor | None = None
+    ) -> Tensor:
         """Hidden states (B, T, C) of token ids (B, T), any integer dtype.
 
         lengths (B,) gives the real positions of right-padded rows; hidden states of padding mean nothing. `layer`
         counts as transformers' hidden_states do: 0 is what enters the first block, n what leaves the n-th, and the last
         (or -1, and so on backwards) what leaves the final norm. Blocks after it are not run.
 
+        positions (B, T) integer says where the tokens stand, if that is not 0, 1, 2, ...: tokens that were gathered
+        from longer rows, in any order. Rotary angles and the radius of local layers are of these positions. Padding
+        must be given a position within the radius of a real token.
+
         Raises:
             ValueError: there is no such layer.
         """
-        return self.hidden_states(tokens, (layer,), lengths)[0]
+        return self.hidden_states(tokens, (layer,), lengths, positions)[0]
 
-    def hidden_states(self, tokens: Tensor, layers: Sequence[int], lengths: Tensor | None = None) -> list[Tensor]:
+    def hidden_states(
+        self, tokens: Tensor, layers: Sequence[int], lengths: Tensor | None = None, positions: Tensor | None = None
+    ) -> list[Tensor]:
         """Hidden states of several layers from one pass, each (B, T, C), in the order asked for; else as `forward`.
 
         Raises:
@@ -152,12 +181,12 @@ class Encoder(nn.Module):
                     f"layer must lie in [{-last - 1}, {last}] for an encoder of {last} blocks, got {layer}"
                 )
         depths = [layer if layer >= 0 else layer + last + 1 for layer in layers]
-        global_rotary, local_rotary = self._rotary(tokens)
+        far, near = self._inputs(tokens, lengths, positions)
 
         x = self.embeddings(tokens)
         found = {0: x} if 0 in depths else {}
         for number, block in zip(range(max(depths, default=0)), self.layers, strict=False):
-            x = block(x, global_rotary if self.config.is_global(number) else local_rotary, lengths)
+            x = block(x, *(far if self.config.is_global(number) else near))
             if number + 1 in depths:
                 found[number + 1] = self.final_norm(x) if number + 1 == last else x
         return [found[depth] for depth in depths]

@@ -1,7 +1,8 @@
 """ModernBERT's directory format, both ways: config.json, model.safetensors, tokenizer.json.
 
 A generator is written as ModernBertForMaskedLM, a discriminator as ModernBertForTokenClassification with two labels and
-a classifier as ModernBertForSequenceClassification, so that transformers loads them without custom code.
+a classifier as ModernBertForSequenceClassification, so that transformers loads them without custom code. An encoder
+that was trained without a head of these is written alone, as ModernBertModel.
 
 A discriminator has one output, the log-odds that a token is original. In its directory that is the second of two,
 after a row of zeros for "replaced": softmax over (0, x) is sigmoid(x), which is what transformers' pipelines compute.
@@ -36,6 +37,7 @@ from .hub_config import (
     config_json,
     context_of,
     encoder_config,
+    encoder_of,
     labels_of,
     one_of,
     value_of,
@@ -55,7 +57,7 @@ def save(network: Network, directory: Path) -> None:
     files = {
         "config.json": config_json(network),
         "tokenizer.json": tokenizer_json(),
-        "tokenizer_config.json": tokenizer_config_json(network.model.context),
+        "tokenizer_config.json": tokenizer_config_json(encoder_of(network).context),
     }
     for name, content in files.items():
         (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -66,6 +68,11 @@ def save(network: Network, directory: Path) -> None:
         state |= _with_replaced(state)
     # Written by Python, so that a full disk is an OSError.
     (directory / WEIGHTS).write_bytes(serialize(state, metadata={"format": "pt"}))
+
+
+def networks_of(model: nn.Module) -> dict[str, Network]:
+    """Those parts of what is trained that `save` writes, by name; a masked autoencoder's decoder is none of them."""
+    return {name: part for name, part in model.named_children() if isinstance(part, Network)}
 
 
 def _with_replaced(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -107,7 +114,7 @@ def _require_sizes(config: EncoderConfig, prefix: str, header: dict[str, Stored]
 
 
 def _require_match(
-    network: Encoder | Network,
+    network: Network,
     shapes: Mapping[str, Stored | Tensor],
     source: Path,
     says: str = "as its config.json says",
@@ -126,9 +133,7 @@ def _require_match(
         raise HubError(f"{source} {'; '.join(sorted(problems)[:3])}{more}")
 
 
-def weights_for(
-    network: Generator | Discriminator, directory: Path, says: str = "as its config.json says"
-) -> dict[str, Tensor]:
+def weights_for(network: Network, directory: Path, says: str = "as its config.json says") -> dict[str, Tensor]:
     """The state dict that `save` (or transformers, from the same classes) wrote of a network of the same sizes.
 
     `says` ends the message about another shape: where the expected one comes from.
@@ -160,7 +165,7 @@ def read_architectures(directory: Path) -> tuple[str, ...]:
 
 
 def load(path: str | os.PathLike[str]) -> Encoder:
-    """The encoder of a run directory (its discriminator's, or its masked LM's) or of a ModernBERT model directory.
+    """The encoder of a run directory (its discriminator's, its masked LM's, or all there is) or of a model directory.
 
     It is ready for inference. Heads that the directory may hold besides the encoder are left aside: a generator (MLM)
     or a fine-tuned classifier gives its encoder too. The encoder's `context` is max_position_embeddings. Weights that
@@ -170,7 +175,7 @@ def load(path: str | os.PathLike[str]) -> Encoder:
         HubError: no such directory, another architecture or alphabet, missing or damaged weights.
     """
     directory = Path(path)
-    for network in ("discriminator", "masked_lm"):
+    for network in ("discriminator", "masked_lm", "encoder"):
         if (directory / network).is_dir():
             directory = directory / network
     settings = existing(directory, "config.json")

@@ -9,17 +9,26 @@ from typing import Any
 from ..runtime.errors import ConfigError, HubError
 from ..tokenizers import nucleotide
 from .config import EncoderConfig
+from .encoder import Encoder
 from .networks import Classifier, Discriminator, Generator
 
-Network = Generator | Discriminator | Classifier
+Network = Generator | Discriminator | Classifier | Encoder
 _MAX_POSITIONS = 8192
 """Written for an encoder whose training context is not known: ModernBERT's own."""
 DISCRIMINATOR_LABELS = ("replaced", "original")
 SEQUENCE_CLASSIFICATION = "ModernBertForSequenceClassification"
+BARE_ENCODER = "ModernBertModel"
+
+
+def encoder_of(network: Network) -> Encoder:
+    """The encoder of a network, which may be all there is of it."""
+    return network if isinstance(network, Encoder) else network.model
 
 
 def _head_json(network: Network) -> dict:
     """What config.json says about the task that a network is for."""
+    if isinstance(network, Encoder):
+        return {"architectures": [BARE_ENCODER]}
     activation = {"classifier_activation": "linear" if network.head.linear else "gelu"}
     if isinstance(network, Generator):
         return {"architectures": ["ModernBertForMaskedLM"], **activation}
@@ -40,7 +49,8 @@ def _head_json(network: Network) -> dict:
 
 
 def config_json(network: Network) -> dict:
-    config = network.model.config
+    encoder = encoder_of(network)
+    config = encoder.config
     return {
         **_head_json(network),
         "model_type": "modernbert",
@@ -51,7 +61,7 @@ def config_json(network: Network) -> dict:
         "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads,
         "hidden_activation": "gelu",
-        "max_position_embeddings": network.model.context or _MAX_POSITIONS,
+        "max_position_embeddings": encoder.context or _MAX_POSITIONS,
         "initializer_range": config.init_std,
         "norm_eps": config.norm_eps,
         "norm_bias": False,

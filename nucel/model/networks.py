@@ -1,7 +1,8 @@
-"""An encoder with a head: generator, discriminator, classifier; and their initial weights."""
+"""An encoder with a head: generator, discriminator, classifier; an autoencoder's decoder; and their initial weights."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import torch
@@ -10,9 +11,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..kernels.rtd_loss import rtd_loss
-from ..tokenizers.nucleotide import PAD, TOKENS
+from ..tokenizers.nucleotide import BASES, PAD, TOKENS
 from .config import EncoderConfig
-from .encoder import Encoder, Linear
+from .encoder import Block, Encoder, Linear, rotary_table
 
 
 class Head(nn.Module):
@@ -54,6 +55,61 @@ class Generator(nn.Module):
     def logits(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) at every position of tokens (B, T); those of padding mean nothing."""
         return self.decoder(self.head(self.model(tokens, lengths)))
+
+
+class Decoder(nn.Module):
+    """A masked autoencoder's decoder: names the bases that the encoder did not see. It is of use in training alone.
+
+    Args:
+        config: its own sizes.
+        inputs: width of the encoder; a projection leads to the decoder's where that is another.
+    """
+
+    def __init__(self, config: EncoderConfig, inputs: int):
+        super().__init__()
+        self.config = config
+        self.projection = nn.Identity() if inputs == config.width else Linear(inputs, config.width)
+        self.mask_token = nn.Parameter(torch.empty(config.width))
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=False)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.final_norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=False)
+        self.head = Head(config)
+        self.classifier = nn.Linear(config.width, len(BASES))
+
+    def forward(
+        self,
+        hidden: Tensor,
+        positions: Tensor,
+        counts: Tensor,
+        wanted: Tensor,
+        size: int,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        """Logits (B, M, V), -inf for all tokens but A, C, G, T.
+
+        Args:
+            hidden: (B, K, C), the encoder's output.
+            positions, counts: (B, K) and (B,): where its tokens stand, and how many of a row are no padding.
+            wanted: (B, M), the positions to name.
+            size: T, the positions of a row.
+            lengths: (B,) integer, real positions of right-padded rows.
+        """
+        x = self.norm(self.scattered(self.projection(hidden), positions, counts, size))
+        config, device = self.config, hidden.device
+        thetas = (config.global_theta, config.local_theta)
+        far, near = (rotary_table(size, config.head_width, theta, device) for theta in thetas)
+        for number, block in enumerate(self.layers):
+            x = block(x, far if config.is_global(number) else near, lengths)
+        rows = wanted[..., None].expand(-1, -1, x.shape[-1])
+        logits = self.classifier(self.head(self.final_norm(x.gather(1, rows))))
+        return F.pad(logits, (BASES[0], len(TOKENS) - 1 - BASES[-1]), value=-math.inf)
+
+    def scattered(self, x: Tensor, positions: Tensor, counts: Tensor, size: int) -> Tensor:
+        """(B, T, C) with x (B, K, C) at its positions, and the learned vector at all others."""
+        padding = torch.arange(x.shape[1], device=x.device) >= counts[:, None]
+        place = positions.masked_fill(padding, size)[..., None].expand_as(x)  # padding goes behind the row's end
+        base = self.mask_token.to(x.dtype).expand(len(x), size + 1, -1)
+        return base.scatter(1, place, x)[:, :size]
 
 
 class Discriminator(nn.Module):
@@ -147,31 +203,42 @@ class Classifier(nn.Module):
 
 @torch.no_grad()
 def initialize(network: nn.Module, generator: torch.Generator) -> None:
-    """ModernBERT's initialisation of a generator, a discriminator or a classifier, drawn from the given generator.
+    """ModernBERT's initialisation of an encoder, alone or with a head, or a decoder, drawn from the given generator.
 
     Normal, truncated at two standard deviations: init_std for embeddings, Wqkv and Wi; init_std / sqrt(2 * layers) for
     what writes to the residual stream and for the heads, so that the untrained logits are near 0. Biases 0, norms 1.
+    A decoder's learned vector and its projection are drawn as embeddings are.
     The dense layer of a linear head is the identity, and is kept from training.
     """
-    encoder = network.get_submodule("model")
-    if not isinstance(encoder, Encoder):
-        raise TypeError(f"what is initialised has an encoder as its `model`, got {type(encoder).__name__}")
-    reads = encoder.config.init_std
-    writes = reads / math.sqrt(2 * encoder.config.layers)
+    core = network if isinstance(network, Encoder | Decoder) else network.get_submodule("model")
+    if not isinstance(core, Encoder | Decoder):
+        raise TypeError(f"what is initialised has an encoder as its `model`, got {type(core).__name__}")
+    reads = core.config.init_std
+    writes = reads / math.sqrt(2 * core.config.layers)
     for name, weight in network.named_parameters():
         match name.split(".")[-2:]:
             case [_, "bias"]:
                 weight.zero_()
             case ["norm" | "attn_norm" | "mlp_norm" | "final_norm", _]:
                 weight.fill_(1)
-            case ["tok_embeddings" | "Wqkv" | "Wi", _]:
+            case ["tok_embeddings" | "Wqkv" | "Wi" | "projection", _] | ["mask_token"]:
                 nn.init.trunc_normal_(weight, std=reads, a=-2 * reads, b=2 * reads, generator=generator)
             case ["Wo" | "dense" | "decoder" | "classifier", _]:
                 nn.init.trunc_normal_(weight, std=writes, a=-2 * writes, b=2 * writes, generator=generator)
             case _:
                 raise AssertionError(f"no initialisation is defined for {name}")
-    encoder.embeddings.tok_embeddings.weight[PAD] = 0
-    head = network.get_submodule("head")
+    if isinstance(core, Encoder):
+        core.embeddings.tok_embeddings.weight[PAD] = 0
+    head = getattr(network, "head", None)
     if isinstance(head, Head) and head.linear:
         nn.init.eye_(head.dense.weight)
         head.dense.weight.requires_grad_(False)
+
+
+def fingerprint(network: nn.Module) -> str:
+    """SHA-256 in hexadecimal over a network's weights and their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()

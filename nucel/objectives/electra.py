@@ -60,7 +60,8 @@ class Electra(nn.Module):
     """Generator and discriminator, trained together (NucEL, eq. 1-3).
 
     Args:
-        generator, discriminator: by default they are built from the configuration.
+        generator: by default it is built from the configuration.
+        discriminator: by default it is built from the configuration.
         context: tokens of the windows they are trained on, where that is known.
     """
 
@@ -88,10 +89,12 @@ class Electra(nn.Module):
 
         Args:
             tokens: (B, T), [CLS] first.
-            seed, rows: rows int64 (B,), each window's number in the run; they decide masks and proposals.
+            seed: with `rows` it decides masks and proposals.
+            rows: int64 (B,), each window's number in the run.
             lengths: (B,) integer, real positions of right-padded rows.
         """
-        return fill_in(self.generator, mask(tokens, self.config.mask_rate, seed, rows), lengths)
+        masked = mask(tokens, self.config.mask_rate, seed, rows, self.config.mask_span, lengths)
+        return fill_in(self.generator, masked, lengths)
 
     def discriminate(
         self, tokens: Tensor, seed: int, rows: Tensor, proposed: Proposed, lengths: Tensor | None = None
@@ -103,14 +106,16 @@ class Electra(nn.Module):
         rtd_loss, logits = self.discriminator(corrupted.tokens, corrupted.original, lengths)
         return Discriminated(config.discriminator_weight * rtd_loss, rtd_loss, logits, corrupted, proposed)
 
-    def stages(self, tokens: Tensor, seed: int, rows: Tensor) -> Iterator[Proposed | Discriminated]:
+    def stages(
+        self, tokens: Tensor, seed: int, rows: Tensor, lengths: Tensor | None = None
+    ) -> Iterator[Proposed | Discriminated]:
         """Both stages, one after the other; the loss is the sum of theirs.
 
         A trainer calls backward between them, so that the generator's activations need not outlive its own backward.
         """
-        proposed = self.propose(tokens, seed, rows)
+        proposed = self.propose(tokens, seed, rows, lengths)
         yield proposed
-        yield self.discriminate(tokens, seed, rows, proposed)
+        yield self.discriminate(tokens, seed, rows, proposed, lengths)
 
     def forward(self, tokens: Tensor, seed: int, rows: Tensor, lengths: Tensor | None = None) -> Discriminated:
         """Both stages at once; arguments as for `propose`."""
@@ -131,24 +136,25 @@ class Electra(nn.Module):
             **masked_metrics(losses[:2], counts[:3]),
             "generator_sampled_accuracy": sampled / max(1, used),
             "rtd_loss": float(losses[2]) / windows,
-            **replaced_metrics(histogram),
+            **replaced_metrics(histogram, int(windows)),
         }
 
     @staticmethod
-    def scores(last: Discriminated) -> tuple[Tensor, Tensor]:
-        """Logits fp32 (B, T) and replaced bool (B, T), on the host: what validation's exact metrics need."""
-        return last.logits.float().cpu(), ~last.corrupted.original.cpu()
+    def scores(last: Discriminated) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B, T), which are replaced, which are bases, on the host: what validation's exact metrics need."""
+        corrupted = last.corrupted
+        return last.logits.float().cpu(), ~corrupted.original.cpu(), corrupted.bases.cpu()
 
     @staticmethod
-    def exact_metrics(logits: Tensor, replaced: Tensor) -> dict[str, float]:
+    def exact_metrics(logits: Tensor, replaced: Tensor, bases: Tensor) -> dict[str, float]:
         """AUROC and average precision of the replaced tokens, from `scores`."""
-        ranked = RankedScores(-logits.flatten(), replaced.flatten())
+        ranked = RankedScores(-logits[bases], replaced[bases])
         return {"rtd_auroc": ranked.auroc(), "rtd_average_precision": ranked.average_precision()}
 
     @staticmethod
-    def interval(logits: Tensor, replaced: Tensor) -> dict[str, float]:
+    def interval(logits: Tensor, replaced: Tensor, bases: Tensor) -> dict[str, float]:
         """Bounds of the AUROC's 95 % interval over windows, from `scores`; nan where one window gives no interval."""
-        low, high = bootstrap_auroc(-logits, replaced)
+        low, high = bootstrap_auroc(-logits, replaced, bases)
         return {"rtd_auroc_low": low, "rtd_auroc_high": high}
 
     @staticmethod

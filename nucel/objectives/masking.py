@@ -34,20 +34,35 @@ def random_bits(seed: int, stream: int, rows: Tensor, columns: Tensor) -> Tensor
     return _mix(_mix(key + rows * _GOLDEN) + (columns + 1) * _GOLDEN) & ((1 << 63) - 1)
 
 
-def mask(tokens: Tensor, rate: float, seed: int, rows: Tensor) -> Masked:
-    """Choose round(rate * (T - 1)) distinct bases per row, uniformly, and replace each by [MASK].
+def slots_of(positions: int, rate: float, span: int = 1) -> int:
+    """Masked positions of a window of so many positions, [CLS] first: round(rate * blocks) blocks of `span` bases."""
+    return span * round(rate * ((positions - 1) // span))
+
+
+def mask(tokens: Tensor, rate: float, seed: int, rows: Tensor, span: int = 1, lengths: Tensor | None = None) -> Masked:
+    """Choose round(rate * blocks) distinct blocks of bases per row, uniformly, and replace their bases by [MASK].
+
+    Blocks are the `span` positions from 1, from 1 + span, and so on; bases after a row's last whole block are never
+    chosen. With a span of 1, single bases are chosen.
 
     Args:
-        tokens: (B, T), [CLS] first. Only A, C, G, T are chosen: never a special or an unknown token.
-        rate: share of the positions after [CLS].
+        tokens: (B, T), [CLS] first. Only blocks of A, C, G, T alone are chosen: none with a special or unknown token.
+        rate: share of the blocks after [CLS].
         seed, rows: rows int64 (B,), each window's number in the run; see the module's docstring.
+        lengths: (B,) integer, real positions of right-padded rows: each row has as many blocks as its own length gives.
     """
-    slots = round(rate * (tokens.shape[1] - 1))
-    columns = torch.arange(tokens.shape[1], device=tokens.device)
-    maskable = (tokens >= BASES[0]) & (tokens <= BASES[-1])
-    keys = random_bits(seed, MASK_STREAM, rows[:, None], columns)
-    chosen = keys.masked_fill(~maskable, -1).topk(slots, dim=1)
-    positions = chosen.indices.masked_fill(chosen.values < 0, 0)
+    blocks = (tokens.shape[1] - 1) // span
+    first = 1 + span * torch.arange(blocks, device=tokens.device)
+    bases = (tokens >= BASES[0]) & (tokens <= BASES[-1])
+    maskable = bases[:, 1 : 1 + blocks * span].unflatten(1, (blocks, span)).all(2)
+    keys = random_bits(seed, MASK_STREAM, rows[:, None], first).masked_fill(~maskable, -1)
+    chosen = keys.topk(round(rate * blocks), dim=1)
+    used = chosen.values >= 0
+    if lengths is not None:
+        wanted = (rate * ((lengths - 1) // span).double()).round()  # to even where half, as Python rounds
+        used &= torch.arange(used.shape[1], device=tokens.device) < wanted[:, None]
+    within = torch.arange(span, device=tokens.device)
+    positions = (first[chosen.indices][..., None] + within).masked_fill(~used[..., None], 0).flatten(1)
     originals = tokens.gather(1, positions)
     filling = originals.masked_fill(positions > 0, MASK)
     return Masked(tokens.scatter(1, positions, filling), positions, originals)

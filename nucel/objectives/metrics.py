@@ -88,22 +88,27 @@ class RankedScores:
         return float((gained * true / (true + false)).sum() / true[-1])
 
 
-def bootstrap_auroc(scores: Tensor, positive: Tensor, seed: int = 0, draws: int = 200) -> tuple[float, float]:
+def bootstrap_auroc(
+    scores: Tensor, positive: Tensor, counted: Tensor | None = None, seed: int = 0, draws: int = 200
+) -> tuple[float, float]:
     """95 % interval of the AUROC of scores (B, T) with labels positive, bool (B, T), by resampling whole rows.
+
+    Where `counted`, bool (B, T), is False, a position does not count: [CLS] and padding.
 
     Rows (windows) are the unit, since neighbouring positions are not independent. One row tells nothing of how much
     rows differ: its bounds are nan.
     """
     if len(scores) < 2:
         return math.nan, math.nan
-    ranked = RankedScores(scores.flatten(), positive.flatten())
-    windows, positions = scores.shape
+    counted = torch.ones_like(positive) if counted is None else counted
+    ranked = RankedScores(scores[counted], positive[counted])
+    windows, counts = len(scores), counted.sum(1)
     generator = torch.Generator().manual_seed(seed)
     values = []
     for _ in range(draws):
         picked = torch.randint(windows, (windows,), generator=generator)
         weights = torch.bincount(picked, minlength=windows).to(scores.device)
-        values.append(ranked.auroc(weights.repeat_interleave(positions)))
+        values.append(ranked.auroc(weights.repeat_interleave(counts)))
     low, high = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
     return float(low), float(high)
 
@@ -132,26 +137,32 @@ def masked_metrics(losses: Tensor, counts: Tensor) -> dict[str, float]:
 
 
 def replaced_sums(last: Discriminated) -> tuple[Tensor, Tensor, Tensor]:
-    """RTD loss fp32 (), bases drawn right int64 (), and a histogram int64 (2 * BINS) of replaced, then original."""
+    """RTD loss fp32 (), bases drawn right int64 (), a histogram int64 (2 * BINS) of bases: replaced, then original."""
     masked, corrupted = last.proposed.masked, last.corrupted
     sampled = (corrupted.tokens.gather(1, masked.positions) == masked.originals) & masked.used
     bins = (last.logits.sigmoid().nan_to_num(0) * BINS).long().clamp(max=BINS - 1) + BINS * corrupted.original
     histogram = torch.zeros(2 * BINS, dtype=torch.int64, device=bins.device)
-    histogram.index_add_(0, bins.flatten(), torch.ones_like(bins).flatten())
+    histogram.index_add_(0, bins.flatten(), corrupted.bases.long().flatten())
     return (last.rtd_loss * len(masked.tokens)).detach(), sampled.sum(), histogram
 
 
-def replaced_metrics(histogram: Tensor) -> dict[str, float]:
+def replaced_metrics(histogram: Tensor, windows: int) -> dict[str, float]:
     """Metrics of replaced-token detection; the AUROC is exact up to ties within a bin, the others are exact.
 
-    0, from which recall and precision are counted, is a bin's edge.
+    0, from which recall and precision are counted, is a bin's edge. [CLS] is never replaced, which any network learns
+    within a few steps. So it counts in no metric but the loss, whose constant guess is one for bases that knows [CLS].
+
+    Args:
+        histogram: of the bases, from `replaced_sums`.
+        windows: how many rows they are from.
     """
     replaced, original = histogram.cpu().view(2, BINS)
     replaced_below, original_below = (int(counts[: BINS // 2].sum()) for counts in (replaced, original))
-    fraction = int(replaced.sum()) / int(histogram.sum())
+    bases = int(histogram.sum())
+    fraction = int(replaced.sum()) / bases
     ranked = RankedScores(-torch.arange(BINS).repeat(2), torch.arange(2 * BINS) < BINS)
     return {
-        "rtd_blind": constant_guess_cross_entropy(fraction),
+        "rtd_blind": constant_guess_cross_entropy(fraction) * bases / (bases + windows),
         "rtd_auroc": ranked.auroc(torch.cat((replaced, original))),
         "rtd_recall": replaced_below / max(1, int(replaced.sum())),
         "rtd_precision": replaced_below / max(1, replaced_below + original_below),

@@ -32,11 +32,12 @@ class MaskedLM(nn.Module):
 
     def forward(self, tokens: Tensor, seed: int, rows: Tensor, lengths: Tensor | None = None) -> Proposed:
         """The loss of windows; arguments as for `Electra`."""
-        return fill_in(self.masked_lm, mask(tokens, self.config.mask_rate, seed, rows), lengths)
+        masked = mask(tokens, self.config.mask_rate, seed, rows, self.config.mask_span, lengths)
+        return fill_in(self.masked_lm, masked, lengths)
 
-    def stages(self, tokens: Tensor, seed: int, rows: Tensor) -> Iterator[Proposed]:
+    def stages(self, tokens: Tensor, seed: int, rows: Tensor, lengths: Tensor | None = None) -> Iterator[Proposed]:
         """The one stage that there is."""
-        yield self(tokens, seed, rows)
+        yield self(tokens, seed, rows, lengths)
 
     @staticmethod
     def sums(last: Proposed) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..tokenizers.nucleotide import CLS, PAD
+
 
 class Masked(NamedTuple):
     tokens: Tensor
@@ -26,6 +28,11 @@ class Corrupted(NamedTuple):
     """(B, T), the proposals in place of the masked tokens."""
     original: Tensor
     """bool (B, T): the token is the one that stood there, proposed or never masked."""
+
+    @property
+    def bases(self) -> Tensor:
+        """bool (B, T): neither padding nor [CLS], which is never replaced."""
+        return (self.tokens != PAD) & (self.tokens != CLS)
 
 
 class Proposed(NamedTuple):

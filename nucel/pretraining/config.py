@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from ..genome.windows import WindowOptions
 from ..model.config import ElectraConfig, EncoderConfig
+from ..objectives.masking import slots_of
 from ..runtime.errors import require
 
 
@@ -24,8 +25,9 @@ class Recipe(WindowOptions):
     """All that decides the result of a run besides the genome. The defaults are the paper's, where it states them."""
 
     model: ElectraConfig = field(default_factory=ElectraConfig)
-    objective: Literal["electra", "mlm"] = "electra"
-    """electra trains the pair; mlm, its control, the discriminator's encoder on masked bases alone."""
+    objective: Literal["electra", "mlm", "mae"] = "electra"
+    """electra trains the pair; mlm, its control, the discriminator's encoder on masked bases alone; mae the same
+    encoder as a masked autoencoder, which sees what is not masked alone."""
 
     hold_out: tuple[str, ...] = ()
     """Contigs kept for validation, by name or glob."""
@@ -58,20 +60,20 @@ class Recipe(WindowOptions):
     """Random seed of weights, windows, masks and sampled bases."""
     init_from: Path | None = None
     """Begin with the weights of a run or of a folder with its model directories, instead of new ones."""
+    window: Literal["tile", "record"] = "tile"
+    """tile: windows of one length that cover the contigs. record: one window for each record of files of short
+    sequences, at its own length; a record of more than --context tokens is cropped."""
+    drop_gaps: bool = False
+    """With --window record: remove the gaps (-) of aligned sequences. Otherwise they read as unknown bases."""
 
     def __post_init__(self) -> None:
         require(self.context >= 2, f"context must be at least 2 ([CLS] and one base), got {self.context}")
+        self._require_windows()
         require(
-            self.window_bp >= self.context - 1,
-            f"window_bp must be at least context - 1 = {self.context - 1}, got {self.window_bp}",
-        )
-        require(
-            0 <= self.overlap_bp < self.window_bp,
-            f"overlap_bp must lie in [0, window_bp = {self.window_bp}), got {self.overlap_bp}",
-        )
-        require(
-            round(self.model.mask_rate * (self.context - 1)) >= 1,
-            f"mask_rate {self.model.mask_rate} masks no position of a context of {self.context}; raise one of them",
+            slots_of(self.context, self.model.mask_rate, self.model.mask_span) >= 1,
+            f"mask_rate {self.model.mask_rate} masks no position of a context of {self.context}"
+            + (f" in blocks of {self.model.mask_span}" if self.model.mask_span > 1 else "")
+            + "; raise one of them",
         )
         require(0 <= self.max_unknown <= 1, f"max_unknown must lie in [0, 1], got {self.max_unknown}")
         require(0 <= self.max_masked <= 1, f"max_masked must lie in [0, 1], got {self.max_masked}")
@@ -95,6 +97,28 @@ class Recipe(WindowOptions):
             require(0 <= value < math.inf, f"{name} must be at least 0 and finite, got {value}")
         require(0 <= self.seed < 2**63, f"seed must lie in [0, 2^63), got {self.seed}")
         require(all(0 <= b < 1 for b in self.betas), f"betas must lie in [0, 1), got {self.betas}")
+
+    def _require_windows(self) -> None:
+        if self.window == "record":
+            require(
+                self.keep_bed is None and self.drop_bed is None,
+                "--window record takes whole records, not regions: choose records with --contigs in place of "
+                "--keep-bed and --drop-bed",
+            )
+            return
+        require(
+            not self.drop_gaps,
+            "--drop-gaps changes where bases lie, which windows that tile contigs rely on: "
+            "give --window record with it, or remove the gaps from the file",
+        )
+        require(
+            self.window_bp >= self.context - 1,
+            f"window_bp must be at least context - 1 = {self.context - 1}, got {self.window_bp}",
+        )
+        require(
+            0 <= self.overlap_bp < self.window_bp,
+            f"overlap_bp must lie in [0, window_bp = {self.window_bp}), got {self.overlap_bp}",
+        )
 
 
 @dataclass(frozen=True)
@@ -211,4 +235,62 @@ def base() -> TrainConfig:
     return TrainConfig()
 
 
-PRESETS = {"debug": debug, "small": small, "base": base}
+def barcode() -> TrainConfig:
+    """BarcodeMAE's sizes and optimizer, 6 + 6 layers of width 768, for FASTA files of DNA barcodes; on a GPU."""
+    # Of the published recipe are the sizes, AdamW's rate (1e-4 for a batch of 64) and decay, and the masks. Its
+    # one-cycle schedule is a warm-up over 30 % of the steps and a cosine to 0; the first moment's decay is not cycled.
+    # Its 45 epochs are these steps for 64,000 records. The gated unit's inner width of 2048 has as many weights as an
+    # ungated one of 3072.
+    encoder = EncoderConfig(layers=6, width=768, heads=6, intermediate=2048)
+    return _barcodes(
+        model=ElectraConfig(
+            generator=EncoderConfig(layers=6, width=192, heads=3, intermediate=512),
+            discriminator=encoder,
+            decoder=encoder,
+            mask_rate=0.5,
+            mask_span=6,
+        ),
+        steps=45_000,
+        batch_size=64,
+        lr=1e-4,
+        warmup_steps=13_500,
+    )
+
+
+def barcode_small() -> TrainConfig:
+    """A masked autoencoder of 4 + 2 layers of width 256 for DNA barcodes, on a CPU."""
+    return _barcodes(
+        model=ElectraConfig(
+            generator=EncoderConfig(layers=2, width=128, heads=4, intermediate=256, init_std=0.04),
+            discriminator=EncoderConfig(layers=4, width=256, heads=4, intermediate=512, init_std=0.03),
+            decoder=EncoderConfig(layers=2, width=256, heads=4, intermediate=512, init_std=0.03),
+            mask_rate=0.5,
+            mask_span=6,
+        ),
+        steps=1500,
+        batch_size=32,
+        lr=1e-3,
+        warmup_steps=300,
+        validate_every=250,
+        validation_windows=256,
+        save_every=500,
+        log_every=20,
+    )
+
+
+def _barcodes(**settings: Any) -> TrainConfig:
+    """What both presets for barcodes share. Barcodes are written on one strand, so none is read from the other."""
+    return TrainConfig(
+        objective="mae",
+        context=661,
+        window="record",
+        drop_gaps=True,
+        hold_out_fraction=0.05,
+        reverse_complement=False,
+        weight_decay=1e-5,
+        decay="cosine",
+        **settings,
+    )
+
+
+PRESETS = {"debug": debug, "small": small, "base": base, "barcode": barcode, "barcode-small": barcode_small}

@@ -13,13 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..kernels.linear import linear
 from ..model.config import ElectraConfig, EncoderConfig
 from ..objectives.electra import Electra
-from ..objectives.mlm import MaskedLM
+from ..objectives.kinds import Objective
+from ..objectives.mae import MaskedAutoencoder, capacity
 
 _RESERVE = 0.93
 """Share of the free memory that may be planned with: allocators round up and leave gaps."""
 
 
-def training_flops(kind: type[Electra | MaskedLM], config: ElectraConfig, context: int) -> int:
+def training_flops(kind: type[Objective], config: ElectraConfig, context: int) -> int:
     """Operations of one window's forward and backward pass, by torch's own counter.
 
     Counted are matrix products and, in attention, the visible pairs. Nothing is computed: the tensors are meta tensors.
@@ -46,17 +47,24 @@ def activation_bytes(config: EncoderConfig, dtype: torch.dtype, compiled: bool) 
     return config.layers * block + ends
 
 
-def window_bytes(config: ElectraConfig, context: int, dtype: torch.dtype, compiled: bool) -> int:
+def window_bytes(
+    config: ElectraConfig, context: int, dtype: torch.dtype, compiled: bool, kind: type[Objective] = Electra
+) -> int:
     """Bytes that one window adds to the peak of a training step.
 
     The generator's activations are gone before the discriminator runs. On top of them a backward pass holds the
-    gradients of about one block.
+    gradients of about one block. A masked autoencoder's two halves are kept together: its encoder's of the tokens that
+    are left, with rotated queries and keys besides, and its decoder's of all.
     """
 
     def peak(encoder: EncoderConfig) -> int:
         gradients = 2 * 4 * encoder.width + (4 * encoder.width + 4 * encoder.intermediate) * dtype.itemsize
         return activation_bytes(encoder, dtype, compiled) + gradients
 
+    if kind is MaskedAutoencoder:
+        encoder, tokens = config.discriminator, capacity(context, config.mask_rate, config.mask_span, variable=False)
+        rotated = 2 * encoder.width * dtype.itemsize * encoder.layers
+        return tokens * (activation_bytes(encoder, dtype, compiled) + rotated) + context * peak(config.decoder)
     return context * max(peak(config.generator), peak(config.discriminator))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..model import hub
 from ..model.config import EncoderConfig
-from ..model.hub_config import encoder_config
+from ..model.hub_config import Network, encoder_config, encoder_of
 from ..model.hub_files import WEIGHTS, existing, first_not_finite, read_json
 from ..model.networks import Generator
 from ..runtime.errors import HubError
@@ -21,7 +21,8 @@ _BEHAVIOUR = ("radius", "global_every", "global_theta", "local_theta", "norm_eps
 def start_from(source: Path, model: Any, announce: Callable[[str], None]) -> dict[str, str]:
     """Load the weights of another run, or of a folder with model directories, into a model's networks.
 
-    All are read and compared before any is loaded. `announce` is told of other settings they were trained with.
+    All are read and compared before any is loaded. `announce` is told of other settings they were trained with. The
+    decoder of a masked autoencoder, which no directory holds, stays as it was drawn.
 
     Returns:
         the SHA-256 of each network's weights.
@@ -29,7 +30,7 @@ def start_from(source: Path, model: Any, announce: Callable[[str], None]) -> dic
     Raises:
         HubError: a network is missing, damaged, not finite or of another shape; names the differences.
     """
-    networks = dict(model.named_children())
+    networks: dict[str, Network] = hub.networks_of(model)
     folders = {name: _folder(source, name, alone=len(networks) == 1) for name in networks}
     states = {}
     for name, network in networks.items():
@@ -60,7 +61,7 @@ def _require_same_shape(name: str, network: Any, folder: Path, announce: Callabl
     settings = existing(folder, "config.json")
     content = read_json(settings)
     try:
-        theirs, ours = encoder_config(content), network.model.config
+        theirs, ours = encoder_config(content), encoder_of(network).config
     except HubError as error:
         raise HubError(f"{settings}: {error}") from None
     lines = _differences(theirs, ours, _SHAPES)

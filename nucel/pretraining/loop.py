@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
+from ..genome.records import RecordBatch
 from ..runs import log
 from ..runs.directory import RunDirectory
 from ..runtime import files
@@ -178,9 +180,10 @@ class Loop:
         else:
             path = self.run.not_finite
             if self.ranks.is_main:
+                tokens = batch.lengths if isinstance(batch, RecordBatch) else np.full(len(names), self.config.context)
                 rows = (
-                    f"{name}\t{start}\t{start + self.config.context - 1}\t{'-' if strand < 0 else '+'}\n"
-                    for name, start, strand in zip(names, batch.start_bp, batch.strand, strict=True)
+                    f"{name}\t{start}\t{start + size - 1}\t{'-' if strand < 0 else '+'}\n"
+                    for name, start, size, strand in zip(names, batch.start_bp, tokens, batch.strand, strict=True)
                 )
                 files.write_text(path, "contig\tstart\tend\tstrand\n" + "".join(rows))
             kept = f"; {path} lists them all. The weights are those before; the newest checkpoint is intact."

@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..objectives.electra import Electra
-from ..objectives.mlm import MaskedLM
+from ..objectives.kinds import Objective
 
 
 class Meter:
     """Adds up what an objective's `sums` says of each forward pass, on the device; `read` gives its `metrics`."""
 
-    def __init__(self, objective: Electra | MaskedLM):
+    def __init__(self, objective: Objective):
         self.objective: Any = objective
         self.reset()
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from ..genome.records import RecordBatch, RecordSampler
 from ..genome.sampler import WindowSampler
 from ..model.optimizer import adamw, scheduled_rate, update
-from ..objectives.electra import Electra
-from ..objectives.mlm import MaskedLM
-from ..runs.checkpoint import TrainState
+from ..objectives.kinds import Objective
+from ..runs.state import TrainState
 from ..runtime.device import Precision
 from .config import Recipe
 from .meter import Meter
@@ -26,7 +26,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return scheduled_rate(recipe.lr, step, recipe.steps, recipe.warmup_steps, recipe.decay)
 
 
-def make_optimizer(model: Electra | MaskedLM, recipe: Recipe) -> torch.optim.AdamW:
+def make_optimizer(model: Objective, recipe: Recipe) -> torch.optim.AdamW:
     """The recipe's AdamW."""
     return adamw(model, recipe.lr, recipe.weight_decay, recipe.betas, recipe.adam_eps)
 
@@ -69,12 +69,21 @@ class Batch(NamedTuple):
     """uint8 (B, T), this rank's."""
     rows: Tensor
     """int64 (B,), each window's number in the run."""
+    lengths: Tensor | None = None
+    """int32 (B,), real positions of right-padded rows; None where all rows are full."""
+
+    def split(self, size: int) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+        """Tokens, rows and lengths of the micro-batches."""
+        parts = len(self.tokens.split(size))
+        lengths = [None] * parts if self.lengths is None else self.lengths.split(size)
+        return list(zip(self.tokens.split(size), self.rows.split(size), lengths, strict=True))
 
 
-def upload(sampler: WindowSampler, step: int, device: torch.device) -> Batch:
+def upload(sampler: WindowSampler | RecordSampler, step: int, device: torch.device) -> Batch:
     """A step's windows; to a GPU from pinned memory, so that the host need not wait."""
     windows = sampler.batch(step)
-    tensors = torch.from_numpy(windows.tokens), torch.from_numpy(windows.rows)
+    lengths = (windows.lengths,) if isinstance(windows, RecordBatch) else ()
+    tensors = [torch.from_numpy(x) for x in (windows.tokens, windows.rows, *lengths)]
     if device.type == "cuda":
         return Batch(step, *(tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors))
     return Batch(step, *(tensor.to(device) for tensor in tensors))
@@ -95,10 +104,10 @@ def train_step(
     or gradient is not finite leaves weights and moments as they are.
     """
     model, optimizer, scaler = state
-    parts = list(zip(batch.tokens.split(micro_batch), batch.rows.split(micro_batch), strict=True))
-    for number, (tokens, rows) in enumerate(parts, 1):
+    parts = batch.split(micro_batch)
+    for number, (tokens, rows, lengths) in enumerate(parts, 1):
         with precision.autocast(), contextlib.nullcontext() if number == len(parts) else _no_exchange(model):
-            for stage in model.stages(tokens, recipe.seed, rows):
+            for stage in model.stages(tokens, recipe.seed, rows, lengths):
                 with torch.autocast(precision.device.type, enabled=False):
                     scaler.scale(_poisoned(stage.share) * (micro_batch / len(batch.tokens))).backward()
             meter.add(stage)
@@ -112,7 +121,7 @@ def _poisoned(loss: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _no_exchange(model: Electra | MaskedLM) -> Iterator[None]:
+def _no_exchange(model: Objective) -> Iterator[None]:
     """Let gradients accumulate on each rank, to be averaged over the ranks with the last micro-batch."""
     with contextlib.ExitStack() as stack:
         for network in model.children():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,17 @@ def recipe_of(config: TrainConfig, precision: Precision) -> dict[str, Any]:
     if path := recipe["init_from"]:
         recipe["init_from"] = str(path.absolute())
     recipe["dtype"] = precision.dtype_name
+    if config.objective != "mae":
+        recipe["model"]["decoder"] = None
+    for settings, added in ((recipe, _ADDED), (recipe["model"], _ADDED_TO_MODEL)):
+        settings.update({name: None for name, default in added.items() if settings[name] == default})
     return recipe
+
+
+_ADDED: dict[str, Any] = {"window": "tile", "drop_gaps": False}
+_ADDED_TO_MODEL: dict[str, Any] = {"mask_span": 1}
+"""Settings that earlier versions did not have, with the values that change nothing. They are stored as null then, which
+is no difference to a key that is missing: older runs are the same runs."""
 
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:
@@ -58,6 +69,7 @@ def stored_config(run: RunDirectory) -> TrainConfig:
             name: tuple(value) if isinstance(value, list) else value
             for name, value in (description.recipe | _settings(description, run)).items()
         }
+        values = _without_null(values, _ADDED)
         values["genome"] = tuple(map(Path, values["genome"]))
         values["model"] = _model(description.recipe["model"])
         if path := values.get("init_from"):
@@ -78,8 +90,15 @@ def extended(config: TrainConfig) -> TrainConfig:
 
 
 def _model(sizes: dict[str, Any]) -> ElectraConfig:
-    encoders = {name: EncoderConfig(**sizes[name]) for name in ("generator", "discriminator")}
+    sizes = _without_null(sizes, ("decoder", *_ADDED_TO_MODEL))
+    networks = ["generator", "discriminator", *(["decoder"] if "decoder" in sizes else [])]
+    encoders = {name: EncoderConfig(**sizes[name]) for name in networks}
     return ElectraConfig(**(sizes | encoders))
+
+
+def _without_null(settings: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Without those of the named settings that are null, which stands for their default."""
+    return {name: value for name, value in settings.items() if value is not None or name not in names}
 
 
 def _settings(description: RunDescription, run: RunDirectory) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..genome.records import RecordSampler
 from ..genome.sampler import WindowSampler
 from ..model.compiled import uncompiled
-from ..objectives.electra import Electra
-from ..objectives.mlm import MaskedLM
+from ..objectives.kinds import Objective
 from ..runtime.device import Precision
 from .meter import Meter
 from .step import upload
@@ -29,15 +29,17 @@ class Validation(NamedTuple):
 
 
 @torch.no_grad()
-def validate(model: Electra | MaskedLM, sampler: WindowSampler, windows: int, precision: Precision) -> Validation:
+def validate(
+    model: Objective, sampler: WindowSampler | RecordSampler, windows: int, precision: Precision
+) -> Validation:
     """Metrics over the first `windows` rows of a held-out sampler, the same each time."""
     model.eval()
     meter, scores = Meter(model), []
     for step in range(math.ceil(windows / sampler.rows)):
-        _, tokens, rows = upload(sampler, step, precision.device)
+        _, tokens, rows, lengths = upload(sampler, step, precision.device)
         real = rows < windows
         with precision.autocast(), uncompiled(model):
-            last = model(tokens[real], VALIDATION_SEED, rows[real])
+            last = model(tokens[real], VALIDATION_SEED, rows[real], None if lengths is None else lengths[real])
         meter.add(last)
         scores.append(model.scores(last))
     model.train()

@@ -52,7 +52,8 @@ class _Head(NamedTuple):
     task: str
     """Its name on the hub."""
     role: str
-    lines: str
+    lines: str | None
+    """Python that calls its head, if there is one."""
     pipelines: tuple[str, ...]
     """What transformers' pipelines make of it: lines of Python, each with a comment."""
 
@@ -88,13 +89,19 @@ probabilities = logits.softmax(-1)  # (4,): of A, C, G, T at the masked position
             'pipeline("feature-extraction", {folder})("ACGTTGCA")  # hidden states',
         ),
     ),
+    "ModernBertModel": _Head(
+        "feature-extraction",
+        "This encoder was trained with a decoder that rebuilt masked bases. It has no head, and gives hidden states.",
+        None,
+        ('pipeline("feature-extraction", {folder})("ACGTTGCA")  # hidden states',),
+    ),
 }
 _MEANINGS = {
     "generator_loss": "cross-entropy at masked bases, nats; a uniform guess has ln 4 = 1.386",
     "generator_accuracy": "share of masked bases where the likeliest base is right",
     "generator_sampled_accuracy": "share of masked bases where the drawn base is right, and so counts as original",
     "rtd_loss": "cross-entropy of original or replaced, over all positions, nats",
-    "rtd_blind": "... of the best constant guess; a useful discriminator is below this value",
+    "rtd_blind": "... of the best constant guess for bases; a useful discriminator is below this value",
     "rtd_auroc": "chance that a replaced base is ranked below an original one; a guess has 0.5",
     "rtd_average_precision": "precision averaged over the replaced bases; a guess has replaced_fraction",
     "rtd_recall": "share of the replaced bases that are classified as replaced",
@@ -172,7 +179,7 @@ def _use(where: Path, folder: Path, head: _Head) -> list[str]:
         "## Use" if where == folder else f"## Use `{folder.name}/`",
         head.role,
         f"```python\n{_EMBED.format(**values)}\n```",
-        f"```python\n{head.lines}\n```",
+        *([f"```python\n{head.lines}\n```"] if head.lines else []),
         "A vector for each sequence, by NucEL itself:",
         f"```python\n{_NUCEL.format(**values)}\n```",
     ]
@@ -250,8 +257,8 @@ def _results(lines: list[dict[str, Any]], summary: dict[str, Any], description: 
 
 
 def _shown(metric: str, description: RunDescription) -> str:
-    """A metric's name as a reader of this card expects it: a masked language model has no generator."""
-    return metric.replace("generator", "masked_lm") if description.objective == "mlm" else metric
+    """A metric's name as a reader of this card expects it: only a pair has a generator."""
+    return metric.replace("generator", {"mlm": "masked_lm", "mae": "decoder"}.get(description.objective, "generator"))
 
 
 def _initial(description: RunDescription) -> str | None:
@@ -265,14 +272,14 @@ def _deciding(description: RunDescription) -> dict[str, Any]:
     recipe = dict(description.recipe)
     if recipe.get("init_from"):
         recipe["init_from"] = _initial(description)
-    if description.objective == "mlm":
+    if description.objective != "electra":
         recipe["model"] = {name: value for name, value in recipe["model"].items() if name != "generator"}
     return recipe
 
 
 def _limits(description: RunDescription) -> str:
     comparison = "- A loss can be compared with another run's on the same windows only"
-    if description.objective != "mlm":
+    if description.objective == "electra":
         comparison += ", and a discriminator's only beside the same generator, which sets its task"
     return "\n".join((
         "- No downstream task: neither regulatory elements nor splice sites, variant effects or anything clinical.",

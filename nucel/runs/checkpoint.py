@@ -10,7 +10,6 @@ from __future__ import annotations
 import filecmp
 import itertools
 import json
-import math
 import pickle
 import shutil
 import struct
@@ -29,8 +28,8 @@ from ..runtime.files import differences, mib
 from .description import RunDescription
 from .directory import RunDirectory
 from .log import parse_metrics
+from .state import HELPERS, TRAINER, TrainState, helpers_of, require_content
 
-_TRAINER = "trainer.pt"
 _UNREADABLE = (
     pickle.UnpicklingError, struct.error, ArithmeticError, AssertionError, AttributeError, EOFError, ImportError,
     LookupError, RuntimeError, TypeError, ValueError,
@@ -58,15 +57,6 @@ def require_space(run: RunDirectory, model: nn.Module, keep: int) -> None:
             f"{run} has {mib(free)} free, and its checkpoints need {mib(needed)}; "
             "free some space, choose another --out, or --keep fewer"
         )
-
-
-class TrainState(NamedTuple):
-    """What a step changes: weights, moments and loss scale."""
-
-    model: Any
-    """An objective's module, Electra or MaskedLM, which this folder knows no more of than its networks' names."""
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
 
 
 def save(run: RunDirectory, step: int, state: TrainState, keep: int) -> Path:
@@ -101,11 +91,13 @@ def _write(run: RunDirectory, step: int, state: TrainState) -> None:
         "run": run.read_description().as_json(),
         "versions": versions(next(state.model.parameters()).device),
     }
+    if helpers := helpers_of(state.model):
+        saved[HELPERS] = {name: dict(helper.state_dict()) for name, helper in helpers.items()}
     with files.replacing(run.checkpoint(step)) as temporary:
         temporary.mkdir()
-        for name, network in state.model.named_children():
+        for name, network in hub.networks_of(state.model).items():
             hub.save(network, temporary / name)
-        with open(temporary / _TRAINER, "wb") as file:
+        with open(temporary / TRAINER, "wb") as file:
             _save_state(saved, file)
         files.write_sums(temporary)
         if run.metrics.exists():
@@ -172,13 +164,13 @@ def restore(run: RunDirectory, state: TrainState, device: torch.device) -> Resto
     for checkpoint in reversed(run.checkpoints()):
         try:
             saved, weights = _read(checkpoint, state.model, device)
-            _require_content(saved, state)
+            require_content(saved, state)
             _require_origin(checkpoint, saved, description)
         except (CheckpointError, HubError, OSError) as error:
             warnings.append(f"{checkpoint} is skipped: {error}")
             continue
         for name, network in state.model.named_children():
-            network.load_state_dict(weights[name])
+            network.load_state_dict(weights[name] if name in weights else saved[HELPERS][name])
         # The groups' settings are the recipe's, which is the same; only the moments are the checkpoint's.
         groups = state.optimizer.state_dict()["param_groups"]
         state.optimizer.load_state_dict({"state": saved["optimizer"]["state"], "param_groups": groups})
@@ -199,75 +191,20 @@ def _read(
     checkpoint: Path, model: nn.Module, device: torch.device
 ) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     """The trainer's state, and each network's."""
-    names = [name for name, _ in model.named_children()]
-    if wrong := files.damage(checkpoint, (_TRAINER, *(f"{name}/model.safetensors" for name in names))):
+    names = list(hub.networks_of(model))
+    if wrong := files.damage(checkpoint, (TRAINER, *(f"{name}/model.safetensors" for name in names))):
         raise CheckpointError("; ".join(wrong))
     try:
-        saved = torch.load(checkpoint / _TRAINER, map_location=device, weights_only=True)
+        saved = torch.load(checkpoint / TRAINER, map_location=device, weights_only=True)
     except torch.OutOfMemoryError:
         raise
     except _UNREADABLE as error:
-        raise CheckpointError(f"{_TRAINER} cannot be read by torch {torch.__version__} ({error})") from None
+        raise CheckpointError(f"{TRAINER} cannot be read by torch {torch.__version__} ({error})") from None
     weights = {name: hub.weights_for(getattr(model, name), checkpoint / name) for name in names}
     for name, state in weights.items():
         if tensor := first_not_finite(state):
             raise CheckpointError(f"{name}: {tensor} holds values that are not finite")
     return saved, weights
-
-
-def _require_content(saved: Any, state: TrainState) -> None:
-    """Refuse what `save` did not write: fused optimizers take moments of any shape, and write beyond their end.
-
-    Raises:
-        CheckpointError: says which entry is wrong.
-    """
-    kinds = {"step": int, "optimizer": dict, "scaler": dict, "run": dict, "versions": dict}
-    if not isinstance(saved, dict) or saved.keys() != kinds.keys():
-        raise CheckpointError(f"{_TRAINER} must hold {', '.join(kinds)}")
-    for name, kind in kinds.items():
-        if type(saved[name]) is not kind:
-            raise CheckpointError(f"{_TRAINER}: {name} must be of type {kind.__name__}")
-    if saved["optimizer"].keys() != {"state", "param_groups"} or type(saved["optimizer"]["state"]) is not dict:
-        raise CheckpointError(f"{_TRAINER}: optimizer must hold state and param_groups")
-    _require_moments(saved["optimizer"]["state"], saved["step"], state)
-    expected = state.scaler.state_dict()
-    if saved["scaler"].keys() != expected.keys():
-        raise CheckpointError(f"{_TRAINER}: scaler must hold {', '.join(expected) or 'nothing'}")
-    for name, value in saved["scaler"].items():
-        if type(value) not in (int, float) or not 0 <= value < math.inf:
-            raise CheckpointError(f"{_TRAINER}: scaler.{name} must be a number of at least 0, got {value!r:.60}")
-
-
-def _require_moments(moments: dict[Any, Any], step: int, state: TrainState) -> None:
-    """Moments of the optimizer's parameters, by their numbers; a parameter without any gradient yet has none."""
-    names = {id(parameter): name for name, parameter in state.model.named_parameters()}
-    parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
-    if others := [key for key in moments if type(key) is not int or not 0 <= key < len(parameters)]:
-        raise CheckpointError(f"{_TRAINER}: the optimizer has no parameter {others[0]!r:.60}, only {len(parameters)}")
-    for number, own in moments.items():
-        parameter = parameters[number]
-        where = f"{_TRAINER}: the optimizer's state of {names[id(parameter)]}"
-        if type(own) is not dict or own.keys() != {"step", "exp_avg", "exp_avg_sq"}:
-            raise CheckpointError(f"{where} must hold step, exp_avg and exp_avg_sq")
-        count = torch.zeros((), device=parameter.device)
-        for name, like in (("step", count), ("exp_avg", parameter), ("exp_avg_sq", parameter)):
-            if wrong := _difference_in_form(own[name], like):
-                raise CheckpointError(f"{where}: {name} {wrong}")
-        if not 0 <= own["step"].item() <= step:
-            raise CheckpointError(f"{where}: step is {own['step'].item():g} after {step} steps")
-
-
-def _difference_in_form(value: Any, like: Tensor) -> str | None:
-    """What makes a value unfit to take the place of a tensor."""
-    if type(value) is not Tensor or value.layout != torch.strided or value.device.type != like.device.type:
-        return f"must be a dense tensor on {like.device.type}"
-    if value.dtype != like.dtype:
-        return f"has dtype {value.dtype}, must be {like.dtype}"
-    if value.shape != like.shape:
-        return f"has shape {tuple(value.shape)}, must be {tuple(like.shape)}"
-    if value.stride() != like.stride():
-        return f"has strides {value.stride()}, must be {like.stride()}"
-    return None
 
 
 def _require_origin(checkpoint: Path, saved: dict[str, Any], description: RunDescription) -> None:
@@ -277,7 +214,7 @@ def _require_origin(checkpoint: Path, saved: dict[str, Any], description: RunDes
     try:
         origin = RunDescription.from_json(saved["run"])
     except ValueError as error:
-        raise CheckpointError(f"{_TRAINER}: run: {error}") from None
+        raise CheckpointError(f"{TRAINER}: run: {error}") from None
     if lines := description.without_extensions(origin.steps).differences(origin.recipe, origin.genome):
         raise CheckpointError(f"it is of another run ({'; '.join(lines)})")
     if description.extended_from and saved["step"] < (begun := description.extended_from[-1]):

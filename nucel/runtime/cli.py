@@ -56,7 +56,9 @@ def run(
     arguments = shared_flags(arguments)
     try:
         description = f"{inspect.getdoc(config)}\n\n{SHARED_FLAGS}"
-        result = function(tyro.cli(config, prog=f"python -m nucel.{verb}", description=description, args=arguments))
+        with help_with_examples(verb, arguments):
+            options = tyro.cli(config, prog=f"python -m nucel.{verb}", description=description, args=arguments)
+        result = function(options)
     except (ValueError, OSError, TrainingError) as error:  # bad arguments and bad files
         return fail(error)
     if result is not None:
@@ -79,6 +81,20 @@ def shared_flags(arguments: Sequence[str] | None) -> list[str]:
         raise SystemExit(0)
     console.quiet = "--quiet" in words
     return [word for word in words if word != "--quiet"]
+
+
+@contextlib.contextmanager
+def help_with_examples(verb: str, arguments: Sequence[str]) -> Iterator[None]:
+    """Print the examples, which end the docstring of a verb's module, after the help that is printed within."""
+    try:
+        yield
+    except SystemExit:
+        if {"-h", "--help"} & set(arguments):
+            name = f"nucel.{verb.split()[0]}"  # without a subcommand
+            modules = map(sys.modules.get, (f"{name}.__main__", name, "__main__"))
+            parts = [(module.__doc__ or "").split("\nExamples:\n") for module in modules if module is not None]
+            print(*(f"examples:\n{examples.rstrip()}" for _, examples in (p for p in parts if len(p) == 2)))
+        raise
 
 
 def finish(result: Result) -> None:

@@ -31,12 +31,13 @@ from ..runtime.cli import console, note
 from ..runtime.device import DeviceOptions, Precision, choose_precision
 from ..runtime.errors import ConfigError, require
 from ..runtime.files import finite, write_text
+from ..tasks.features import untrained
 from ..tasks.fit import require_seeds
 from ..tasks.metrics import require_libraries
 from .barcode_protocols import Embedding, Nearest, ProtocolOptions, Row, by_neighbours, evaluate
 from .barcode_sets import HEADER, BarcodeSet, find_sets, held_out_species, pretraining_fasta, read_set
 from .barcode_table import markdown, tsv
-from .methods import fingerprint, load_encoder, parse_models, untrained
+from .methods import fingerprint, load_encoder, parse_models
 
 UNTRAINED, EDITS = "untrained", "edit distance"
 KMERS = {"4-mers": 4, "6-mers": 6}

@@ -27,11 +27,12 @@ from ..runtime.cli import console, note
 from ..runtime.device import DeviceOptions, Precision, choose_precision
 from ..runtime.errors import ConfigError, InputError, require
 from ..runtime.files import finite, write_text
+from ..tasks.features import untrained
 from ..tasks.fit import require_seeds
 from .biotype_classifier import MEANS, Fold, classify, confusion, f1_scores, fold, intervals, nearly_identical
 from .biotype_pictures import draw_map, pca, tsne, umap
 from .biotype_sources import Gene, read_genes
-from .methods import fingerprint, load_encoder, parse_models, untrained
+from .methods import fingerprint, load_encoder, parse_models
 
 LENGTH, KMERS, UNTRAINED, CONSTANT = "length", "1- to 4-mers", "untrained", "most frequent class"
 CONTROLS = (LENGTH, KMERS, UNTRAINED, CONSTANT)

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 import tyro
 
+from ..objectives.kinds import OBJECTIVES
 from ..pretraining.config import TrainConfig
 from ..pretraining.cost import training_flops
-from ..pretraining.setup import OBJECTIVES
 from ..pretraining.stored import stored_config
 from ..runs import log
 from ..runs.directory import RunDirectory
@@ -81,14 +81,15 @@ class Cost(NamedTuple):
     context: int
     flops_per_window: int
     parameters: int
-    """Of the network that is used afterwards: the discriminator, or the masked LM."""
+    """Of the network that is used afterwards: the discriminator, the masked LM, or the autoencoder's encoder."""
 
     @classmethod
     def of(cls, config: TrainConfig) -> Cost:
         kind = OBJECTIVES[config.objective]
         with torch.device("meta"):
             model: Any = kind(config.model)
-        used = getattr(model, "discriminator", model)
+        kept = ("discriminator", "encoder", "masked_lm")
+        used = next(getattr(model, name) for name in kept if hasattr(model, name))
         flops = training_flops(kind, config.model, config.context)
         return cls(config.batch_size, config.context, flops, sum(p.numel() for p in used.parameters()))
 

@@ -141,7 +141,7 @@ def _numbered(parts: list[Labelled]) -> list[Labelled]:
         InputError: another label; the file and the record are named.
     """
     classes = len(set(parts[0].labels))
-    for sequences, labels in parts:
+    for sequences, labels in ((part.sequences, part.labels) for part in parts):
         for label, place in zip(labels, sequences.where, strict=True):
             if not label.isdecimal() or int(label) >= classes:
                 raise InputError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from torch import nn
 
 from ..model import hub
 from ..model.encoder import Encoder
-from ..model.networks import Discriminator, initialize
+from ..model.networks import fingerprint
 from ..runtime.errors import ConfigError
 from ..tasks import baselines
 from ..tasks.classifier import HeadOptions, make_classifier
@@ -102,21 +101,5 @@ def load_encoder(directory: Path, context: int | None) -> Encoder:
     return encoder
 
 
-def untrained(encoder: Encoder, seed: int) -> Encoder:
-    """An encoder of the same shape, with the weights that training would begin with."""
-    network = Discriminator(encoder.config, encoder.context)
-    initialize(network, torch.Generator().manual_seed(seed))
-    return network.model.eval()
-
-
 def _shape(encoder: Encoder, head: HeadOptions) -> dict[str, Any]:
     return {"encoder": dataclasses.asdict(encoder.config), **dataclasses.asdict(head)}
-
-
-def fingerprint(network: nn.Module) -> str:
-    """SHA-256 in hexadecimal over a network's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..genome.fasta import Genome
+from ..genome.kmers import kmer_counts
 from ..genome.loci import Reference
 from ..genome.variant_files import BCF, VCF, VariantFile
 from ..genome.variants import Record, Variant
@@ -66,15 +67,29 @@ class Judge:
         """Keep some records and their scores."""
         self._scored.append(scored)
         for record in records:
-            cells = self._source.cells(record)
-            truth = self._number(record, cells[self._truth_at])
-            if self._kind == "labels" and truth not in (0, 1):
-                raise InputError(f"{self._source.path}, {record.where}: a label must be 0 or 1, got {truth:g}")
-            element = "all" if self._element_at is None else str(cells[self._element_at])
-            barcodes = math.nan if self._barcodes_at is None else self._number(record, cells[self._barcodes_at])
+            measured = self._measured(record)
             for variant in record.variants():
                 self._variants.append(variant)
-                self._cells.append((truth, element, barcodes))
+                self._cells.append(measured)
+
+    def check(self) -> None:
+        """Read all measurements once, before anything is computed.
+
+        Raises:
+            InputError: one is not a number, or not a label; says which.
+        """
+        for record in self._source.records():
+            self._measured(record)
+
+    def _measured(self, record: Record) -> tuple[float, str, float]:
+        """What was measured, the element's name, the number of barcodes."""
+        cells = self._source.cells(record)
+        truth = self._number(record, cells[self._truth_at])
+        if self._kind == "labels" and truth not in (0, 1):
+            raise InputError(f"{self._source.path}, {record.where}: a label must be 0 or 1, got {truth:g}")
+        element = "all" if self._element_at is None else str(cells[self._element_at])
+        barcodes = math.nan if self._barcodes_at is None else self._number(record, cells[self._barcodes_at])
+        return truth, element, barcodes
 
     def _number(self, record: Record, cell: Any) -> float:
         try:
@@ -159,7 +174,7 @@ def kmer_log_ratio(background: Genome, reference: Reference, variants: Sequence[
     Counts are those of the background on both strands, plus one. It is nan for other variants, and where the 7-mer
     leaves the contig or holds an unknown base.
     """
-    counts = kmer_counts(background)
+    counts = background_counts(background)
     found = np.full(len(variants), np.nan)
     powers = 4 ** np.arange(_K - 1, -1, -1)
     flank = _K // 2
@@ -176,16 +191,11 @@ def kmer_log_ratio(background: Genome, reference: Reference, variants: Sequence[
     return found
 
 
-def kmer_counts(genome: Genome) -> np.ndarray:
+def background_counts(genome: Genome) -> np.ndarray:
     """How often each 7-mer occurs on both strands, plus one, int64 (4^7,)."""
     counts = np.ones(4**_K, np.int64)
-    powers = 4 ** np.arange(_K - 1, -1, -1)
     for number, length in enumerate(genome.lengths.tolist()):
         for start in range(0, length, 1 << 20):
             forward = genome.fetch(number, start, min(length, start + (1 << 20) + _K - 1))
-            for tokens in (forward, reverse_complement(forward)):
-                if len(tokens) >= _K:
-                    words = np.lib.stride_tricks.sliding_window_view(tokens.astype(np.int64) - BASES[0], _K)
-                    known = words[((words >= 0) & (words < 4)).all(-1)]
-                    counts += np.bincount(known @ powers, minlength=4**_K)
+            counts += kmer_counts(forward, _K) + kmer_counts(reverse_complement(forward), _K)
     return counts

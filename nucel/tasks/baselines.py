@@ -28,20 +28,8 @@ class OneHotCNN(nn.Module):
 
     def __init__(self, length: int, outputs: int):
         super().__init__()
-        pooled = length // 4 // 4 // 2
-        if pooled < 1:
-            raise ValueError(f"the one-hot CNN pools 32 bases into one, but the longest sequence has {length}")
         self.length = length
-        self.features = nn.Sequential(
-            *_convolution(4, 64, width=7, pool=4),
-            *_convolution(64, 96, width=5, pool=4),
-            *_convolution(96, 128, width=5, pool=2),
-            nn.Flatten(),
-            nn.Linear(128 * pooled, 256),
-            nn.BatchNorm1d(256),
-            nn.ReLU(),
-            nn.Dropout(0.5),
-        )
+        self.features = convolutional_features(len(BASES), length)
         self.classifier = nn.Linear(256, outputs)
 
     def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -57,7 +45,31 @@ class OneHotCNN(nn.Module):
         return self.classifier(self.features(F.pad(one_hot, (0, self.length - bases.shape[1]))))
 
 
-def _convolution(channels: int, filters: int, width: int, pool: int) -> list[nn.Module]:
+def convolutional_features(channels: int, length: int) -> nn.Sequential:
+    """The network below the output layer: from maps (B, channels, length) to (B, 256).
+
+    Raises:
+        ValueError: a length that the poolings leave nothing of.
+    """
+    pooled = length // 4 // 4 // 2
+    if pooled < 1:
+        raise ValueError(f"the CNN pools 32 bases into one, but the longest sequence has {length}")
+    return nn.Sequential(
+        *convolution(channels, 64, width=7, pool=4),
+        *convolution(64, 96, width=5, pool=4),
+        *convolution(96, 128, width=5, pool=2),
+        nn.Flatten(),
+        *dense(128 * pooled, 256),
+    )
+
+
+def dense(inputs: int, outputs: int) -> list[nn.Module]:
+    """A layer on vectors (B, inputs), with batch norm, ReLU and dropout 0.5."""
+    return [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU(), nn.Dropout(0.5)]
+
+
+def convolution(channels: int, filters: int, width: int, pool: int) -> list[nn.Module]:
+    """A convolution that keeps the length, with batch norm, ReLU, max pooling and dropout 0.2."""
     return [
         nn.Conv1d(channels, filters, width, padding="same"),
         nn.BatchNorm1d(filters),
@@ -67,7 +79,7 @@ def _convolution(channels: int, filters: int, width: int, pool: int) -> list[nn.
     ]
 
 
-def initialize(network: OneHotCNN, generator: torch.Generator) -> None:
+def initialize(network: nn.Module, generator: torch.Generator) -> None:
     """Draw Glorot-uniform weights from the given generator; biases are 0, norms as torch makes them."""
     for module in network.modules():
         if isinstance(module, nn.Conv1d | nn.Linear):

@@ -201,7 +201,7 @@ def _batches(train: Split, options: FitOptions, seed: int, device: torch.device)
 
 
 @dataclass
-class _Record:
+class Record:
     """All evaluations so far, and the weights of the best of them."""
 
     history: list[Evaluation] = field(default_factory=list)
@@ -266,7 +266,7 @@ def fit(
     steps = options.steps(len(train.targets))
     every = options.validate_every or steps // options.epochs
     optimizer, scaler = adamw(network, options.lr, options.weight_decay), precision.gradient_scaler()
-    record = _Record()
+    record = Record()
     total, logged = torch.zeros((), device=device), 0
     started, training_s = time.perf_counter(), 0.0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from ..runtime.errors import InputError
 Kind = Literal["auto", "classification", "regression"]
 _MISSING = frozenset(("", "na", "n/a", "nan", "none", "null", "inf", "+inf", "-inf", "infinity", "-infinity"))
 """Labels, in lower case, that stand for a value which is not known."""
+_NOT_MEASURED = frozenset(("", "na", "n/a", "nan"))
 _SHOWN = 30
 """Characters of a label that a message shows."""
 _LARGEST = 1e30
@@ -101,26 +102,43 @@ def numbers_to_predict(table: Sequences, labels: Sequence[str]) -> np.ndarray:
     Raises:
         InputError: a label that is not a finite number, or numbers too large for fp32; the line is named.
     """
-    values = []
-    for label, line in zip(labels, table.where, strict=True):
-        value = _number(label.strip())
-        if value is None:
-            raise InputError(f"{table.source}, {line}: {label.strip()[:_SHOWN]!r} is not a number")
-        if abs(value) > _LARGEST:
-            raise InputError(
-                f"{table.source}, {line}: {value:g} is too large to train on: numbers must lie within ±{_LARGEST:g}; "
-                f"divide the column by a constant, or take logarithms"
-            )
-        values.append(value)
-    return np.array(values, np.float64)
+    return np.array([_required(table, *row) for row in zip(labels, table.where, strict=True)], np.float64)
+
+
+def measured_numbers(table: Sequences, columns: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """The numbers of several columns, float64 (n, K); an empty cell, or NA, was not measured and becomes nan.
+
+    Raises:
+        InputError: a cell that is not a finite number; the line and the column are named.
+    """
+    values = np.full((len(table), len(columns)), np.nan)
+    for number, (name, cells) in enumerate(columns.items()):
+        for row, (cell, line) in enumerate(zip(cells, table.where, strict=True)):
+            if cell.strip().lower() not in _NOT_MEASURED:
+                values[row, number] = _required(table, cell, f"{line}, {name}")
+    return values
+
+
+def _required(table: Sequences, label: str, where: str) -> float:
+    value = _number(label.strip())
+    if value is None:
+        raise InputError(f"{table.source}, {where}: {label.strip()[:_SHOWN]!r} is not a number")
+    if abs(value) > _LARGEST:
+        raise InputError(
+            f"{table.source}, {where}: {value:g} is too large to train on: numbers must lie within ±{_LARGEST:g}; "
+            f"divide the column by a constant, or take logarithms"
+        )
+    return value
 
 
 def require_spread(table: Sequences, numbers: np.ndarray) -> None:
     """Refuse numbers that fp32 cannot tell apart once their mean and deviation are put back.
 
     Raises:
-        InputError: says what their spread is.
+        InputError: says what their spread is, or that there are fewer than two.
     """
+    if len(numbers) < 2:
+        raise InputError(f"{table.source}: a column has fewer than two measured numbers to train on; leave it out")
     if np.ptp(numbers) == 0:
         raise InputError(f"{table.source}: all numbers to predict are {numbers[0]}")
     deviation, largest = float(numbers.std()), float(np.abs(numbers).max())

@@ -21,8 +21,21 @@ def require_libraries() -> None:
 
 
 def metrics_of(targets: np.ndarray, outputs: np.ndarray, classes: bool) -> dict[str, float]:
-    """Those of `classification` or of `regression`, for probabilities (n, K) or numbers (n, 1)."""
-    return classification(targets, outputs) if classes else regression(targets, outputs[:, 0])
+    """Those of `classification` or of `regression`, for probabilities (n, K) or numbers (n, 1).
+
+    For targets (n, K) with nan where nothing was measured: the mean over the columns for which a metric is defined,
+    each on its own rows.
+    """
+    if classes:
+        return classification(targets, outputs)
+    if targets.ndim == 1:
+        return regression(targets, outputs[:, 0])
+    columns = []
+    for target, output in zip(targets.T, outputs.T, strict=True):
+        known = ~np.isnan(target)
+        columns.append(regression(target[known], output[known]))
+    defined = {name: [c[name] for c in columns if not math.isnan(c[name])] for name in columns[0]}
+    return {name: float(np.mean(values)) if values else math.nan for name, values in defined.items()}
 
 
 def classification(targets: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ..genome.sequences import SequenceOptions, Sequences, read_sequences
-from ..runtime.errors import InputError, require
+from ..genome.sequences import SequenceOptions, Sequences
+from ..runtime.errors import ConfigError, InputError, require
 from ..tokenizers import nucleotide
-from .labels import Kind, class_names, class_numbers, numbers_to_predict, require_spread
+from .labels import Kind, class_names, class_numbers, measured_numbers, numbers_to_predict, require_spread
 from .splitting import SplitBy, parse_shares, split_rows
+from .tables import Labelled, Source, read_labelled
 
+Inputs = tuple[list[np.ndarray], ...]
+"""Token ids of each row's one sequence, or of its two: lists of n arrays uint8 (length,)."""
 PARTS = ("train", "dev", "test")
 
 
@@ -53,12 +56,21 @@ class Split(NamedTuple):
 
     sequences: Sequences
     targets: np.ndarray
-    """int64 (n,), each row's class by its number, or float64 (n,)."""
+    """int64 (n,), each row's class by its number, or float64 (n,), or (n, K) with nan where nothing was measured."""
     labels: Sequence[str] = ()
     """Each row's label as it stands in the table."""
+    second: Sequences | None = None
+    """The other sequence of each row, where a row has two."""
+
+    @property
+    def inputs(self) -> tuple[list[np.ndarray], ...]:
+        """Token ids of each row's one sequence, or of its two: lists of n arrays uint8 (length,)."""
+        return tuple(part.tokens for part in (self.sequences, self.second) if part is not None)
 
     def take(self, rows: np.ndarray) -> Split:
-        return Split(self.sequences.take(rows), self.targets[rows], [self.labels[i] for i in rows.tolist()])
+        labels = [self.labels[i] for i in rows.tolist()] if self.labels else ()
+        second = None if self.second is None else self.second.take(rows)
+        return Split(self.sequences.take(rows), self.targets[rows], labels, second)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +83,7 @@ class Task:
         leaked: test sequences, before any is left out, that occur in the whole training table.
         leaked_reverse: further ones whose reverse complement does.
         leaked_dev: dev sequences that occur in the whole training table, on either strand.
+        target_names: columns of the numbers to predict, where there are several.
     """
 
     labels: tuple[str, ...] | None
@@ -80,11 +93,12 @@ class Task:
     leaked: int
     leaked_reverse: int
     leaked_dev: int = 0
+    target_names: tuple[str, ...] = ()
 
     @property
     def outputs(self) -> int:
         """Numbers that a network gives for a sequence."""
-        return 1 if self.labels is None else len(self.labels)
+        return len(self.target_names) or 1 if self.labels is None else len(self.labels)
 
     @property
     def splits(self) -> tuple[Split, Split, Split]:
@@ -95,7 +109,7 @@ class Task:
         """SHA-256 in hexadecimal over the tokens and the targets of all tables."""
         digest = hashlib.sha256(repr(self.labels).encode())
         for split in self.splits:
-            for tokens in split.sequences.tokens:
+            for tokens in itertools.chain(*split.inputs):
                 digest.update(tokens.tobytes() + b"\0")
             digest.update(split.targets.tobytes())
         return digest.hexdigest()
@@ -116,10 +130,24 @@ class Task:
             for split in self.splits:
                 split.sequences.require_within(context)
 
+    def require_one_input(self) -> None:
+        """Refuse rows of two sequences and several numbers a row, for what trains on one of each.
+
+        Raises:
+            ConfigError: says who takes them.
+        """
+        if self.target_names or self.train.second is not None:
+            raise ConfigError(
+                f"{self.train.sequences.source} has {'two sequences' if self.train.second else 'several numbers'} in "
+                f"a row; python -m nucel.probe takes such tables, fine-tuning takes one sequence and one label"
+            )
+
     def describe(self) -> str:
         """One line on what a task is."""
         sizes = self.sizes()
         kind = "regression" if self.labels is None else f"classes {', '.join(self.labels)}"
+        kind += f" of {len(self.target_names)} numbers" if self.target_names else ""
+        kind += ", two sequences a row" if self.train.second is not None else ""
         rows = f"{sizes['train']:,} to train on, {sizes['dev']:,} dev, {sizes['test']:,} test"
         text = f"{kind}; {rows}"
         if test := self.leaked + self.leaked_reverse:
@@ -127,17 +155,6 @@ class Task:
         if self.leaked_dev:
             text += f"; {self.leaked_dev} dev sequences occur in train, so that the dev loss flatters"
         return text
-
-
-class Labelled(NamedTuple):
-    """Sequences and their labels as written, which have been read already."""
-
-    sequences: Sequences
-    labels: list[str]
-
-
-Source = str | Path | Sequence[str | Path] | Labelled
-"""A table, a BED file with its genome, CLASS=FASTA for each class, or what is read already."""
 
 
 def read_task(
@@ -150,7 +167,9 @@ def read_task(
     """Read a task from its three tables, or from one that is split.
 
     Args:
-        train, dev, test: each a table (CSV or TSV, also .gz), a BED file, or a list of CLASS=FASTA, one for each class.
+        train: a table (CSV or TSV, also .gz), a BED file, or a list of CLASS=FASTA, one for each class.
+        dev: the same, by whose loss the best weights are chosen.
+        test: the same, for the metrics.
         options: without dev and test, its `split` must be given.
         columns: which columns hold sequences and names, and the genome of BED files.
 
@@ -166,18 +185,22 @@ def read_task(
         "give --dev and --test, or --split 80,10,10 to split the training table, and not both",
     )
     sources = [source for source in (train, dev, test) if source is not None]
-    tables = [_read_labelled(source, options.label_column, columns) for source in sources]
-    names = class_names(*tables[0], options.kind)
-    splits = [_with_targets(*table, names) for table in tables]
+    tables = [read_labelled(source, options.label_column, columns) for source in sources]
+    first = tables[0]
+    for table in tables:
+        table.require_like(first)
+    names = None if first.numbers else class_names(first.sequences, first.labels, options.kind)
+    splits = [_with_targets(table, names) for table in tables]
     if options.split is not None:
         parts = split_rows(splits[0].sequences, parse_shares(options.split), options.split_by)
         splits = [splits[0].take(rows) for rows in parts]
-    whole, dev_split, test_split = splits
     if names is None:
-        require_spread(whole.sequences, whole.targets)
+        for column in np.atleast_2d(splits[0].targets.T):
+            require_spread(splits[0].sequences, column[~np.isnan(column)])
+    whole, dev_split, test_split = splits
     _require_all_classes(whole, names, "--split leaves it")
 
-    same, reverse = leaks(whole.sequences, test_split.sequences)
+    same, reverse = _row_leaks(whole.inputs, test_split.inputs)
     task = Task(
         names,
         whole,
@@ -185,7 +208,8 @@ def read_task(
         test_split,
         leaked=int(same.sum()),
         leaked_reverse=int((reverse & ~same).sum()),
-        leaked_dev=int(np.logical_or(*leaks(whole.sequences, dev_split.sequences)).sum()),
+        leaked_dev=int(np.logical_or(*_row_leaks(whole.inputs, dev_split.inputs)).sum()),
+        target_names=tuple(first.numbers),
     )
     if options.drop_leaked:
         kept = np.flatnonzero(~(same | reverse))
@@ -203,37 +227,34 @@ def read_task(
 
 
 def _require_all_classes(train: Split, names: tuple[str, ...] | None, why: str) -> None:
-    missing = set(range(len(names or ()))) - set(train.targets.tolist())
-    if names is not None and missing:
+    if names is None:
+        return
+    missing = set(range(len(names))) - set(train.targets.tolist())
+    if missing:
         lost = ", ".join(names[i] for i in sorted(missing))
         raise InputError(f"{train.sequences.source}: {why} no training row of class {lost}; take more rows")
 
 
-def _read_labelled(source: Source, column: str, columns: SequenceOptions) -> tuple[Sequences, list[str]]:
-    """The sequences of a table and their labels as written, or those of the FASTA files of several classes."""
-    if isinstance(source, Labelled):
-        return source.sequences, source.labels
-    listed = [source] if isinstance(source, str | Path) else list(source)
-    named = [str(item).partition("=") for item in listed]
-    if len(listed) == 1 and (Path(listed[0]).exists() or not named[0][1]):
-        table = read_sequences(listed[0], columns)
-        return table, table.column(column)
-    if not all(name and equals and path for name, equals, path in named):
-        given = " ".join(map(str, listed))
-        raise InputError(f"give one table, or CLASS=FASTA for each class, as in promoter=p.fa other=o.fa; got {given}")
-    parts = [read_sequences(path, columns) for _, _, path in named]
-    labels = [name for (name, _, _), part in zip(named, parts, strict=True) for _ in range(len(part))]
-    return Sequences.joined(parts), labels
-
-
-def _with_targets(table: Sequences, labels: list[str], names: tuple[str, ...] | None) -> Split:
-    targets = numbers_to_predict(table, labels) if names is None else class_numbers(table, labels, names)
-    return Split(table, targets, labels)
+def _with_targets(table: Labelled, names: tuple[str, ...] | None) -> Split:
+    sequences, labels = table.sequences, table.labels
+    if table.numbers:
+        return Split(sequences, measured_numbers(sequences, table.numbers), (), table.second)
+    targets = numbers_to_predict(sequences, labels) if names is None else class_numbers(sequences, labels, names)
+    return Split(sequences, targets, labels, table.second)
 
 
 def leaks(train: Sequences, other: Sequences) -> tuple[np.ndarray, np.ndarray]:
     """Which sequences, and which of their reverse complements, occur in train, bool (n,) each."""
-    known = {tokens.tobytes() for tokens in train.tokens}
-    same = [tokens.tobytes() in known for tokens in other.tokens]
-    reverse = [nucleotide.reverse_complement(tokens).tobytes() in known for tokens in other.tokens]
+    return _row_leaks((train.tokens,), (other.tokens,))
+
+
+def _row_leaks(train: Inputs, other: Inputs) -> tuple[np.ndarray, np.ndarray]:
+    """The same for rows of one sequence or of two.
+
+    The reverse complement of a row of two sequences is that of the second, then that of the first.
+    """
+    known = {b" ".join(tokens.tobytes() for tokens in row) for row in zip(*train, strict=True)}
+    rows = list(zip(*other, strict=True))
+    same = [b" ".join(tokens.tobytes() for tokens in row) in known for row in rows]
+    reverse = [b" ".join(nucleotide.reverse_complement(t).tobytes() for t in row[::-1]) in known for row in rows]
     return np.array(same, bool), np.array(reverse, bool)

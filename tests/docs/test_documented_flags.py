@@ -16,6 +16,7 @@ from nucel.interpret import AgreementConfig, AttributionConfig, ImportanceConfig
 from nucel.interpretation.attribution import METHODS
 from nucel.predict import PredictConfig
 from nucel.pretraining.config import TrainConfig
+from nucel.probe import ProbeConfig
 from nucel.scan import ScanConfig
 from nucel.suites.barcodes import BarcodesConfig
 from nucel.suites.biotypes import BiotypesConfig
@@ -50,6 +51,12 @@ def test_commands_use_flags_of_their_verb():
     assert {verb for verb, _ in commands} == verbs.keys()
     for verb, words in commands:
         assert set(re.findall(r"(--[a-z-]+)", words)) <= flags(verbs[verb]), (verb, words)
+
+
+def test_flags_of_probe_exist():
+    page = (DOCS / "probe.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(--[a-z-]+)", page)) | set(re.findall(r"(--[a-z-]+)", page.split("```")[1]))
+    assert len(named) > 20 and named <= flags(ProbeConfig) | {"--objective", "--head"}
 
 
 def test_flags_of_scan_exist():

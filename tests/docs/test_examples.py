@@ -50,6 +50,15 @@ def test_score_variants_scores_a_file_and_a_region(tmp_path):
 
 
 @pytest.mark.slow
+def test_probe_csv_prints_every_control(tmp_path):
+    pytest.importorskip("sklearn")
+    output = output_of("probe_csv.py", tmp_path)
+    found = dict(re.findall(r"^\w+(?: class)? on ([\w -]+): test MCC (-?[\d.]+)", output, flags=re.MULTILINE))
+    assert list(found) == ["model", "untrained", "one-hot", "dinucleotides", "1- to 6-mers", "constant guess"]
+    assert float(found["constant guess"]) == 0 and "class probabilities of the motif alone: [" in output
+
+
+@pytest.mark.slow
 def test_interpret_model_finds_the_motif(tmp_path):
     for library in ("sklearn", "matplotlib", "logomaker"):
         pytest.importorskip(library)

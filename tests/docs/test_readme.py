@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import importlib
 import importlib.util
 import re
-import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.commands import run_line
 from support.tiny import planted_rows, write_task
 
 from benchmarks.gpu.readme_results import BEGIN, END, with_results
@@ -41,24 +40,6 @@ def test_an_empty_results_folder_is_refused(tmp_path):
 
 
 # ---- the way from a FASTA to a classifier ----------------------------------------------------------------------------
-
-SHORT = {
-    "train": (
-        "--steps 2 --batch-size 4 --validation-windows 4 --context 64 --window-bp 80 --overlap-bp 16 --warmup-steps 1 "
-        "--model.generator.layers 1 --model.discriminator.layers 2 --model.discriminator.width 32 "
-        "--model.discriminator.heads 1 --model.discriminator.intermediate 32 --device cpu"
-    ),
-    "finetune": "--epochs 1 --seeds 0 --device cpu",
-}
-"""What a test adds to the README's commands: a shorter run of a smaller network."""
-
-
-def run_line(line: str) -> None:
-    words = shlex.split(line, comments=True)
-    assert words[:2] == ["python", "-m"]
-    verb = words[2].removeprefix("nucel.")
-    module = importlib.import_module("nucel.embed.__main__" if verb == "embed" else f"nucel.{verb}")
-    assert module.main([*words[3:], *SHORT.get(verb, "").split()]) == 0, line
 
 
 @pytest.mark.slow

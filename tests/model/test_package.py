@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,14 @@ def test_an_extension_of_another_version_is_refused():
     require_same_version(nucel.__version__)
     with pytest.raises(ImportError, match=r"nucel is version 0.*_nucel.*is version 9\.9\.9.*pip install"):
         require_same_version("9.9.9")
+
+
+def test_a_missing_extension_is_named_with_what_to_do():
+    code = "import sys; sys.modules['_nucel'] = None; import nucel"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("ImportError: ")
+    assert "compiled sampler, _nucel" in last and "C++17 compiler" in last
 
 
 def test_the_package_says_that_it_is_typed():

@@ -24,7 +24,7 @@ def visible_pairs(positions, radius):
 def test_flops_are_those_of_a_count_by_hand(preset):
     config = PRESETS[preset]()
     context, pair = config.context, config.model
-    slots = round(pair.mask_rate * (context - 1))
+    slots = pair.mask_span * round(pair.mask_rate * ((context - 1) // pair.mask_span))
 
     def encoder(shape):
         weights = shape.layers * (4 * shape.width**2 + 3 * shape.width * shape.intermediate)

@@ -51,12 +51,15 @@ def undisturbed(trainer, tmp_path_factory) -> tuple[Path, float]:
     return folder / "run", time.perf_counter() - start
 
 
-def assert_readable(run: Path) -> None:
+PAIR = ("generator", "discriminator")
+
+
+def assert_readable(run: Path, networks: tuple[str, ...] = PAIR) -> None:
     """Whoever looks into a run directory at this moment, in which a trainer was just killed, finds nothing half."""
     for path in (run / "checkpoints").glob("step-????????"):
-        assert files.damage(path, ("trainer.pt", "generator/model.safetensors")) == []
+        assert files.damage(path, ("trainer.pt", f"{networks[0]}/model.safetensors")) == []
         assert torch.load(path / "trainer.pt", weights_only=True)["step"] == int(path.name[5:])
-    if (run / "discriminator").exists():
+    if (run / networks[-1]).exists():
         nucel.load(run)
     for name in ("run.json", "summary.json"):
         if (run / name).exists():
@@ -70,15 +73,19 @@ def assert_readable(run: Path) -> None:
         assert card.read_text().startswith("---\n") and card.read_text().endswith(end)
 
 
-def assert_same_end(run: Path, undisturbed: Path) -> None:
+def assert_same_end(run: Path, undisturbed: Path, networks: tuple[str, ...] = PAIR) -> None:
     names = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in (run, undisturbed)]
     assert names[0] == names[1]  # no leftover either
     newest = [folder / "checkpoints" / f"step-{_STEPS:08d}" for folder in (run, undisturbed)]
-    for network in ("generator", "discriminator"):
+    for network in networks:
         weights = [load_file(folder / network / "model.safetensors") for folder in (*newest, run)]
         assert weights[0].keys() == weights[1].keys() == weights[2].keys()
         assert all(torch.equal(w[name], weights[0][name]) for name in weights[0] for w in weights)
-    states = [torch.load(folder / "trainer.pt", weights_only=True)["optimizer"]["state"] for folder in newest]
+    saved = [torch.load(folder / "trainer.pt", weights_only=True) for folder in newest]
+    helpers = [trainer.get("helpers", {}) for trainer in saved]
+    for name, weights in helpers[0].items():
+        assert all(torch.equal(value, helpers[1][name][key]) for key, value in weights.items())
+    states = [trainer["optimizer"]["state"] for trainer in saved]
     for number, moments in states[0].items():
         assert all(torch.equal(value, states[1][number][name]) for name, value in moments.items())
     untimed = [[{**line, "tokens_per_s": 0} for line in log.read_metrics(RunDirectory(f))] for f in (run, undisturbed)]
@@ -124,3 +131,16 @@ def test_a_start_that_is_killed_at_any_moment_can_be_made_again(trainer, undistu
             break
     else:
         pytest.fail("no kill was after the first checkpoint")
+
+
+def test_an_autoencoder_that_is_killed_ends_with_the_weights_of_both_its_halves(trainer, tmp_path):
+    """Its decoder is in no model directory, and must be the one that the encoder was trained with."""
+    sizes = [word for key, value in _NETWORK.items() for word in (f"--model.decoder.{key}", str(value))]
+    words = [*WORDS, *sizes, "--objective", "mae", "--model.mask-rate", "0.5", "--model.mask-span", "3"]
+    undisturbed, run, log = tmp_path / "undisturbed", tmp_path / "run", tmp_path / "log"
+    assert trainer(words, undisturbed, log) == 0, log.read_text()
+    for change in (30, 45, 60, 75) * (_KILLS // 10):
+        assert trainer(words, run, log, change=change) in (0, -signal.SIGKILL)
+        assert_readable(run, ("encoder",))
+    assert trainer(words, run, log) == 0, log.read_text()
+    assert_same_end(run, undisturbed, ("encoder",))

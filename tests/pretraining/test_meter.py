@@ -74,8 +74,8 @@ def test_running_figures_equal_the_exact_ones_of_the_same_batches():
         passes.append(losses)
     figures = meter.read()
 
-    logits = torch.cat([x.logits.flatten() for x in passes])
-    replaced = torch.cat([~x.corrupted.original.flatten() for x in passes])
+    logits = torch.cat([x.logits[:, 1:].flatten() for x in passes])  # [CLS] is known, and counts in the loss alone
+    replaced = torch.cat([~x.corrupted.original[:, 1:].flatten() for x in passes])
     called = logits < 0
     originals = torch.cat([x.proposed.masked.originals for x in passes])
     likeliest = torch.cat([x.proposed.logits.argmax(-1) for x in passes])
@@ -95,3 +95,22 @@ def test_running_figures_equal_the_exact_ones_of_the_same_batches():
         assert figures[name] == pytest.approx(float(mean))
     meter.add(passes[0])
     assert meter.read()["rtd_loss"] == pytest.approx(float(passes[0].rtd_loss)), "reading starts anew"
+
+
+def test_knowing_cls_and_nothing_else_is_the_constant_guess():
+    """A discriminator that died does know that [CLS] is never replaced; that must not look like learning."""
+    electra = Electra(PRESETS["debug"]().model).initialize(0)
+    tokens = torch.randint(11, 15, (8, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    tokens[:, 0] = 2
+    with torch.no_grad():
+        losses = electra(tokens, 0, torch.arange(8))
+    original = losses.corrupted.original
+    share = original[:, 1:].double().mean()
+    logits = torch.full(original.shape, float(torch.logit(share)))
+    logits[:, 0] = 40
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, original.float())
+    meter = Meter(electra)
+    meter.add(losses._replace(logits=logits, rtd_loss=loss))
+    figures = meter.read()
+    assert figures["rtd_loss"] == pytest.approx(figures["rtd_blind"], abs=1e-6)
+    assert figures["rtd_auroc"] == 0.5

@@ -21,6 +21,7 @@ from nucel.genome import demo
 from nucel.genome.fasta import Genome
 from nucel.pretraining.config import PRESETS, Recipe, TrainConfig
 from nucel.pretraining.setup import describe, windows_of
+from nucel.pretraining.stored import recipe_of
 from nucel.runtime.device import Precision
 from nucel.runtime.errors import ConfigError
 from nucel.train import main
@@ -209,8 +210,14 @@ def test_a_recipe_stored_by_an_earlier_version_has_the_same_keys():
         "model objective hold_out hold_out_fraction reverse_complement steps batch_size lr betas adam_eps weight_decay "
         "warmup_steps decay max_grad_norm dtype seed"
     )
-    assert list(Recipe.__dataclass_fields__) == [*stored.split(), "init_from"]
-    assert Recipe().init_from is None  # what is null is no difference to what is missing
+    added = ["init_from", "window", "drop_gaps"]
+    assert list(Recipe.__dataclass_fields__) == [*stored.split(), *added]
+    recipe = recipe_of(PRESETS["debug"](), Precision(torch.device("cpu"), torch.float32))
+    model = ["generator", "discriminator", "mask_rate", "temperature", "discriminator_weight", "tie_embeddings"]
+    assert recipe["model"].keys() == {*model, "decoder", "mask_span"}
+    # What is null is no difference to what is missing.
+    assert all(recipe[name] is None for name in added)
+    assert recipe["model"]["decoder"] is None and recipe["model"]["mask_span"] is None
 
 
 def test_options_choose_the_windows(tmp_path):

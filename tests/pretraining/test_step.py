@@ -16,7 +16,7 @@ from nucel.objectives.mlm import MaskedLM
 from nucel.pretraining.config import TrainConfig
 from nucel.pretraining.meter import Meter
 from nucel.pretraining.step import Batch, Guard, make_optimizer, train_step
-from nucel.runs.checkpoint import TrainState
+from nucel.runs.state import TrainState
 from nucel.runtime.device import Precision
 
 CPU = torch.device("cpu")

@@ -21,8 +21,8 @@ from nucel.pretraining.config import PRESETS, Recipe
 from nucel.pretraining.meter import Meter
 from nucel.pretraining.step import Batch, Guard, learning_rate, make_optimizer, train_step
 from nucel.runs import log
-from nucel.runs.checkpoint import TrainState
 from nucel.runs.directory import RunDirectory
+from nucel.runs.state import TrainState
 from nucel.runtime import files
 from nucel.runtime.device import Precision
 from nucel.train import main

@@ -12,7 +12,7 @@ from nucel.pretraining.config import PRESETS
 from nucel.pretraining.cost import window_bytes
 from nucel.pretraining.meter import Meter
 from nucel.pretraining.step import Batch, Guard, make_optimizer, train_step
-from nucel.runs.checkpoint import TrainState
+from nucel.runs.state import TrainState
 from nucel.runtime.device import Precision
 from nucel.train import main
 

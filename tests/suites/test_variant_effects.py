@@ -18,7 +18,7 @@ from nucel.genome.loci import Reference
 from nucel.genome.variants import Variant
 from nucel.score import main
 from nucel.suites.judging import correlations, ranking
-from nucel.suites.variant_effects import edge_distance, kmer_counts, kmer_log_ratio
+from nucel.suites.variant_effects import background_counts, edge_distance, kmer_log_ratio
 from nucel.suites.variant_report import PUBLISHED
 
 DATA = Path(os.environ.get("NUCEL_DATA", Path(__file__).parents[2] / "../shared/data"))
@@ -94,7 +94,7 @@ def test_seven_mers_are_counted_on_both_strands(tmp_path):
     bases = random_bases(500, 3)
     background = bases[:250] + "N" + bases[251:]
     genome = Genome(write_fasta(tmp_path / "b.fa", {"b": background, "short": "ACGT"}))
-    counts = kmer_counts(genome)
+    counts = background_counts(genome)
     expected: dict[str, int] = {}
     complement = str.maketrans("ACGT", "TGCA")
     for i in range(500 - 6):

@@ -12,9 +12,9 @@ from nucel.model.config import ElectraConfig, EncoderConfig
 from nucel.objectives.electra import Electra
 from nucel.pretraining.config import Recipe
 from nucel.pretraining.step import make_optimizer
-from nucel.runs.checkpoint import TrainState
 from nucel.runs.description import GenomeDescription, RunDescription, WindowCounts
 from nucel.runs.directory import RunDirectory
+from nucel.runs.state import TrainState
 
 TINY_ENCODER = EncoderConfig(layers=1, width=8, heads=1, intermediate=8)
 CPU = torch.device("cpu")

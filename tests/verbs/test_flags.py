@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import io
 import re
+import shlex
 
 import pytest
 from support.tiny import save_tiny_model
@@ -35,6 +36,7 @@ MEANING = {
     "--layer": "Whose hidden states",
     "--protocol": "Take epochs.* paper",
     "--seeds": "One training for each",
+    "--dev": "The same by wh(ose loss|ich) .* chosen",
 }
 """Where words differ, what all of them say."""
 
@@ -86,6 +88,28 @@ def test_a_positional_says_what_it_is(monkeypatch):
         with contextlib.redirect_stdout(text), pytest.raises(SystemExit):
             main_of(verb)(["--help"])
         assert all(word in text.getvalue() for word in words) and "PATH PATH" not in text.getvalue()
+
+
+def help_of(verb: str, words: list[str]) -> str:
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), pytest.raises(SystemExit) as ended:
+        main_of(verb)([*words, "--help"])
+    assert ended.value.code == 0
+    return text.getvalue()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_ends_with_examples_of_the_verb_s_own_flags(verb):
+    """Those of a preset or a subcommand, where an example names one."""
+    found, _, examples = help_of(verb, []).rpartition("\nexamples:\n")
+    assert found and "examples:" not in found
+    commands = [shlex.split(line) for line in examples.splitlines()]
+    assert len(commands) >= 2
+    for words in commands:
+        rest = words[words.index(f"nucel.{verb}") + 1 :]
+        inner = rest[:1] if verb == "interpret" else ["debug"] if verb == "train" else []
+        flags = set(re.findall(r"(?<![\w-])--[a-z-]+", help_of(verb, inner).partition("\nexamples:\n")[0]))
+        assert {word for word in rest if word.startswith("--")} <= flags, words
 
 
 @pytest.mark.parametrize("verb", VERBS)

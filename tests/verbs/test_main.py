@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,9 @@ def test_a_verb_gets_the_remaining_words(tmp_path):
 def test_help_version_and_other_words():
     for words in ((), ("--help",)):
         done = nucel(*words)
-        assert done.returncode == 0 and all(verb in done.stdout for verb in VERBS)
+        lines = dict(re.findall(r"^  (\w+) +(\S.*)$", done.stdout, flags=re.MULTILINE))
+        assert done.returncode == 0 and tuple(lines) == VERBS
+        assert all(len(purpose) > 15 and "python -m" not in purpose for purpose in lines.values()), lines
     assert nucel("--version").stdout == f"nucel {importlib.metadata.version('nucel')}\n"
     done = nucel("tain")
     assert done.returncode == 1 and "'tain' is not a verb" in done.stderr

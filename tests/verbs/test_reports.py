@@ -14,7 +14,7 @@ from support.pair import save_pair, tiny_pair
 from support.tiny import save_tiny_model, tiny_classifier, write_task
 from support.tiny_run import MODEL, write_genome
 
-from nucel import finetune, plot, predict, scan, score, suite, train
+from nucel import finetune, plot, predict, probe, scan, score, suite, train
 from nucel.embed import __main__ as embed
 from nucel.genome import __main__ as genome
 from nucel.model import hub
@@ -26,6 +26,7 @@ VERBS = {"train": train, "embed": embed, "predict": predict, "plot": plot, "geno
     "score": score,
     "finetune": finetune,
     "suite": suite,
+    "probe": probe,
 }
 
 
@@ -182,3 +183,14 @@ def test_a_suite_says_where_its_table_is(ended, tmp_path):
     words = ("--models", f"tiny={model}", "--no-cnn", "--no-scratch", "--epochs", 1, "--seeds", 0)
     lines, _ = ended("suite", tmp_path / "tasks", "--out", tmp_path / "out", *words)
     assert lines[0].startswith("1 fits on 1 tasks done") and str(tmp_path / "out" / "table.md") in lines[1]
+
+
+def test_a_probe_says_whether_it_beat_its_controls(ended, tmp_path):
+    pytest.importorskip("sklearn")
+    model = save_tiny_model(tmp_path / "model")
+    tables = [word for part, path in write_task(tmp_path / "task", 40, 20, 30).items() for word in (f"--{part}", path)]
+    words = ("--heads", "linear", "--poolings", "mean", "--seeds", 0, "--device", "cpu", "--out", tmp_path / "out")
+    lines, summary = ended("probe", model, *tables, *words)
+    assert lines[0].startswith("The best probe by dev, linear on model, mean, layer 2, has a test MCC of ")
+    assert f"{summary['control_probe']}, {summary['control_test']:.3f} (difference" in lines[0]
+    assert str(tmp_path / "out" / "table.tsv") in lines[1] and "--finetune" in lines[2]

@@ -1,0 +1,143 @@
+"""Masked autoencoder, masked LM and replaced-token detection on sets of DNA barcodes, at equal compute.
+
+    python -m benchmarks.experiments.barcodes FOLDER --out DIR [--sets GLOB ...] [--seeds 0 1 2] [--steps 1500]
+
+For every set, each objective pre-trains an encoder of the same sizes on the training rows, without the species that the
+evaluation holds out as unseen, and without copies. The steps of the autoencoder are `--steps`; each of the others gets
+as many as the same number of floating-point operations pays for. Each seed is a training of its own. DIR/table.md has
+the evaluations of `python -m nucel.suite barcodes`, beside k-mers, edit distance and untrained encoders; a run that is
+there already is not trained again. Words after `--` go to every `python -m nucel.train`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import fnmatch
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nucel.genome.kmers import kmer_frequencies
+from nucel.inference.embedding import EmbedOptions, embeddings
+from nucel.model import hub
+from nucel.model.config import ElectraConfig
+from nucel.model.encoder import Encoder
+from nucel.objectives.kinds import OBJECTIVES
+from nucel.pretraining.config import PRESETS
+from nucel.pretraining.cost import training_flops
+from nucel.runs.directory import RunDirectory
+from nucel.runtime.device import choose_precision
+from nucel.suites.barcode_protocols import Embedding, ProtocolOptions, Row, by_neighbours, evaluate
+from nucel.suites.barcode_sets import BarcodeSet, find_sets, held_out_species, read_set
+from nucel.suites.barcode_table import markdown, tsv
+from nucel.suites.barcodes import EDITS, KMERS, UNTRAINED, edit_neighbours
+from nucel.tasks.features import untrained
+from nucel.tokenizers import nucleotide
+
+SETTINGS: dict[str, dict[str, str]] = {
+    "mae": {},
+    "mlm": {"objective": "mlm"},
+    "electra": {"objective": "electra", "model.mask-rate": "0.15", "model.mask-span": "1"},
+}
+"""What each objective changes of the preset: the LM takes the autoencoder's masks, the pair the paper's."""
+WARMUP_SHARE = 0.3
+
+
+def write_training_rows(barcodes: BarcodeSet, held_out: Sequence[str], path: Path) -> int:
+    """The distinct training rows whose species is not held out, as a FASTA file; how many there are."""
+    chosen = np.flatnonzero(~barcodes.in_test & ~np.isin(barcodes.species, held_out))
+    distinct = {barcodes.tokens[i].tobytes(): i for i in chosen.tolist()}.values()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f">row{i}\n{nucleotide.decode(barcodes.tokens[i])}\n" for i in sorted(distinct)))
+    return len(distinct)
+
+
+def steps_at_equal_compute(preset: str, context: int, steps: int) -> dict[str, int]:
+    """Steps of each objective that cost as many operations as `steps` of the autoencoder."""
+    sizes: ElectraConfig = PRESETS[preset]().model
+    masks = {"electra": dataclasses.replace(sizes, mask_rate=0.15, mask_span=1)}
+    flops = {name: training_flops(OBJECTIVES[name], masks.get(name, sizes), context) for name in SETTINGS}
+    return {name: max(1, round(steps * flops["mae"] / flops[name])) for name in SETTINGS}
+
+
+def pretrain(objective: str, genome: Path, out: Path, steps: int, words: Sequence[str]) -> None:
+    """A run in `out`, unless it has come to its end there."""
+    if out.is_dir() and RunDirectory(out).newest_step() >= steps:
+        return
+    settings = SETTINGS[objective] | {"genome": str(genome), "out": str(out), "resume": "auto", "steps": str(steps)}
+    settings |= {"warmup-steps": str(int(WARMUP_SHARE * steps)), "save-every": str(steps)}
+    settings |= {"validate-every": str(max(1, steps // 10))}
+    given = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    command = [sys.executable, "-m", "nucel.train", *words[:1], *given, *words[1:]]
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+
+
+def embedding(encoder: Encoder) -> Embedding:
+    precision = choose_precision("auto", "auto")
+    network = encoder.to(precision.device)
+    return lambda tokens: np.stack(list(embeddings(network, tokens, EmbedOptions(), precision)))
+
+
+def rows_of(one: BarcodeSet, options: argparse.Namespace, protocol: ProtocolOptions) -> Iterator[Row]:
+    """Pre-train on a set, and evaluate what comes out, beside the controls."""
+    folder = options.out / one.name
+    held = held_out_species(one, protocol.split_seed, protocol.unseen_share)
+    count = write_training_rows(one, held.tolist(), folder / "pretrain.fa")
+    print(f"{one.name}: pre-training on {count} distinct rows, {len(held)} species held out", file=sys.stderr)
+    context = 1 + max(map(len, one.tokens))
+    steps = steps_at_equal_compute(options.preset, context, options.steps)
+    shape: Encoder | None = None
+    for objective in SETTINGS:
+        for seed in options.seeds:
+            run = folder / f"{objective}-{seed}"
+            words = [options.preset, "--seed", str(seed), "--context", str(context), *options.words]
+            pretrain(objective, folder / "pretrain.fa", run, steps[objective], words)
+            shape = hub.load(run)
+            yield from evaluate(one, objective, embedding(shape), protocol, (seed,))
+    for name, k in KMERS.items():
+        yield from evaluate(one, name, functools.partial(kmer_frequencies, sizes=(k,)), protocol, options.seeds)
+    yield from by_neighbours(one, EDITS, edit_neighbours(one), protocol, options.seeds[0])
+    for seed in options.seeds if shape else ():
+        yield from evaluate(one, UNTRAINED, embedding(untrained(shape, seed)), protocol, (seed,))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="folder of NAME_train.fasta and NAME_test.fasta (.gz)")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", default=["*"], help="globs of names")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--preset", choices=PRESETS, default="barcode-small")
+    parser.add_argument("--steps", type=int, default=1500, help="of the autoencoder")
+    parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
+    given, extra = sys.argv[1:], []
+    if "--" in given:
+        given, extra = given[: given.index("--")], given[given.index("--") + 1 :]
+    options = parser.parse_args(given, argparse.Namespace(words=extra))
+    protocol = ProtocolOptions(draws=options.draws)
+    files = find_sets([options.folder])
+    names = [name for name in files if any(fnmatch.fnmatchcase(name, glob) for glob in options.sets)]
+    if not names:
+        parser.error(f"no set in {options.folder} is named {' '.join(options.sets)}; there are {' '.join(files)}")
+    rows: list[Row] = []
+    sizes = {}
+    for name in names:
+        one = read_set(name, *files[name])
+        sizes[name] = one.sizes()
+        rows += rows_of(one, options, protocol)
+        settings = {"protocol": dataclasses.asdict(protocol), "unseen_in_pretraining": "no"}
+        about = {"settings": settings, "reduction": protocol.chosen_reduction, "torch": torch.__version__}
+        (options.out / "table.tsv").write_text(tsv(rows))
+        (options.out / "table.md").write_text(markdown(rows, sizes, about))
+        (options.out / "about.json").write_text(json.dumps(about | {"command": sys.argv}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Programs that make the documentation site: its links, its drawings, the output of its tutorials."""
