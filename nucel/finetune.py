@@ -174,12 +174,13 @@ def _choose(config: FinetuneConfig, encoder: Encoder, task: Task, precision: Pre
         head = dataclasses.replace(head, classifier_pooling=found.best.classifier_pooling)
     assert options.lr != "auto" and head.classifier_pooling != "auto"  # given, of the protocol, or found
     fit_options = options.at(options.lr, len(task.train.targets))
-    console.print(
-        f"Training with lr {fit_options.lr:g}, pooling {head.classifier_pooling}, {fit_options.epochs} epochs of "
-        f"{fit_options.steps_an_epoch(len(task.train.targets))} steps",
-        soft_wrap=True,
-        markup=False,
-    )
+    if config.protocol or found is not None or config.fit.epochs == "auto":
+        console.print(
+            f"Training with lr {fit_options.lr:g}, pooling {head.classifier_pooling}, {fit_options.epochs} epochs of "
+            f"{fit_options.steps_an_epoch(len(task.train.targets))} steps",
+            soft_wrap=True,
+            markup=False,
+        )
     return _Settings(fit_options, head.at(head.classifier_pooling), found)
 
 
