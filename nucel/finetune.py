@@ -168,7 +168,7 @@ def _choose(config: FinetuneConfig, encoder: Encoder, task: Task, precision: Pre
         if not found.decided:
             note(
                 f"after {plan.steps} steps no setting was better than a constant guess ({found.constant_guess:.4f}), "
-                f"so that the search could not choose; it takes one in the middle"
+                f"so that the search could not choose and takes {found.best}; if that learns nothing, give --lr"
             )
         options = dataclasses.replace(options, lr=found.best.lr)
         head = dataclasses.replace(head, classifier_pooling=found.best.classifier_pooling)
