@@ -36,7 +36,7 @@ class Protocol(NamedTuple):
 
 
 PROTOCOL = Protocol(3e-5, "cls", 3)
-RATES = (3e-5, 1e-4, 3e-4, 1e-3)
+RATES = (3e-5, 1e-4, 5e-4, 1e-3)
 """What is tried where no rate is given: the paper's first, then what small encoders need."""
 SHARE = 1 / 3
 """Of the steps of the whole training, all seeds together, that the search may take."""
@@ -48,7 +48,8 @@ _BACKWARD = 3
 _EPOCHS, _MOST_EPOCHS, _ENOUGH_STEPS = 3, 20, 500
 _MARGIN = 0.01
 """A dev loss that is not below a constant guess's by this share has shown nothing."""
-_UNDECIDED_RATE = 3e-4
+_UNDECIDED_RATE = 5e-4
+"""What a `small` model learned with on small tables, where a search showed nothing (benchmarks/NOTES.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +154,7 @@ class Search:
 
     @property
     def decided(self) -> bool:
-        """Whether a trial has learned anything: else the losses are noise, and `best` is a setting in the middle."""
+        """Whether a trial has learned anything: else the losses are noise, and `best` is what small models mostly need."""
         return _learned(self.trials, self.constant_guess)
 
     def record(self) -> dict[str, Any]:
@@ -271,8 +272,9 @@ def _choose(trials: list[Trial], guess: float) -> Trial:
         raise TrainingError(f"the loss is not finite with any setting that was tried ({tried}): give a lower --lr")
     if _learned(tuple(trials), guess):
         return best
-    middle = [trial for trial in trials if trial.lr == _UNDECIDED_RATE and math.isfinite(trial.dev_loss)]
-    return middle[0] if middle else best
+    rate = _UNDECIDED_RATE if len({trial.lr for trial in trials}) > 1 else best.lr
+    usual = [trial for trial in trials if trial.lr == rate and math.isfinite(trial.dev_loss)]
+    return usual[0] if usual else best
 
 
 def _learned(trials: tuple[Trial, ...], guess: float) -> bool:

@@ -79,9 +79,9 @@ def test_a_network_that_learns_nothing_at_the_protocol_s_rate_learns_at_the_one_
 def test_rates_are_tried_first_and_poolings_at_the_best_of_them(monkeypatch):
     found = searched(monkeypatch, losses())
     order = [(trial.lr, trial.classifier_pooling) for trial in found.trials]
-    assert order == [*((rate, "mean") for rate in searching.RATES), (3e-4, "cls")]
-    assert found.best == Trial(3e-4, "mean", 0.4) and found.decided
-    assert searched(monkeypatch, losses(cls=0.3)).best == Trial(3e-4, "cls", 0.3)
+    assert order == [*((rate, "mean") for rate in searching.RATES), (5e-4, "cls")]
+    assert found.best == Trial(5e-4, "mean", 0.4) and found.decided
+    assert searched(monkeypatch, losses(cls=0.3)).best == Trial(5e-4, "cls", 0.3)
 
 
 def test_of_equal_losses_the_lowest_rate_and_the_first_pooling_are_taken(monkeypatch):
@@ -90,7 +90,7 @@ def test_of_equal_losses_the_lowest_rate_and_the_first_pooling_are_taken(monkeyp
 
 def test_a_rate_whose_loss_is_not_finite_is_passed_over_and_recorded(monkeypatch):
     found = searched(monkeypatch, losses((0.6, 0.5, 0.4, math.nan), math.nan))
-    assert found.best == Trial(3e-4, "mean", 0.4)
+    assert found.best == Trial(5e-4, "mean", 0.4)
     assert [trial["dev_loss"] for trial in found.record()["trials"]] == [0.6, 0.5, 0.4, None, None]
     with pytest.raises(TrainingError, match=r"not finite with any setting.*lr 3e-05, pooling mean.*lower --lr"):
         searched(monkeypatch, losses([math.nan] * 4, math.nan))
@@ -99,7 +99,11 @@ def test_a_rate_whose_loss_is_not_finite_is_passed_over_and_recorded(monkeypatch
 def test_losses_that_are_those_of_a_constant_guess_decide_nothing(monkeypatch):
     """ln 2 is a constant guess's loss; a thousandth below it is noise, whichever rate it is at."""
     found = searched(monkeypatch, losses((0.693, 0.693, 0.695, 0.692), 0.692))
-    assert not found.decided and found.best == Trial(3e-4, "mean", 0.695) and found.record()["decided"] is False
+    assert not found.decided and found.best == Trial(5e-4, "mean", 0.695) and found.record()["decided"] is False
+    given_rate = searched(
+        monkeypatch, {(2e-3, "mean"): 0.6925, (2e-3, "cls"): 0.692}, options=SearchedFitOptions(lr=2e-3)
+    )
+    assert not given_rate.decided and given_rate.best.classifier_pooling == "mean"
     gone = searched(monkeypatch, losses((0.693, 0.693, math.nan, 0.692), 0.693))
     assert not gone.decided and gone.best == Trial(1e-3, "mean", 0.692)
 
@@ -144,7 +148,7 @@ def test_a_plan_keeps_to_its_steps(rows, batch, epochs):
     assert plan.steps == plan.fit.steps(len(plan.train.targets)) == plan.fit.validate_every
     assert plan.share == pytest.approx(5 * (plan.steps + 60 / batch / 3) / (3 * one))
     assert len(plan.dev.targets) == 60 and len(plan.train.targets) <= rows
-    assert f"5 settings (lr 3e-05, 0.0001, 0.0003, 0.001; pooling mean, cls), {plan.steps} steps" in plan.describe()
+    assert f"5 settings (lr 3e-05, 0.0001, 0.0005, 0.001; pooling mean, cls), {plan.steps} steps" in plan.describe()
 
 
 def numbered(rows: int) -> Split:
