@@ -154,7 +154,7 @@ class Search:
 
     @property
     def decided(self) -> bool:
-        """Whether a trial has learned anything: else the losses are noise, and `best` is what small models mostly need."""
+        """Whether a trial has learned anything: else the losses are noise, and `best` is a usual setting."""
         return _learned(self.trials, self.constant_guess)
 
     def record(self) -> dict[str, Any]:
