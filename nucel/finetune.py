@@ -6,7 +6,8 @@
     DIR/seed-0/history.tsv       losses and learning rate at every validation
     DIR/test.png                 confusion matrix and curves of DIR/model on the test table
 
-A table is CSV or TSV (also .gz), or BED with --genome. --split 80,10,10 splits one table into three, and
+Learning rate, pooling and epochs are chosen for the model and the table where they are not given; --protocol takes the
+paper's. A table is CSV or TSV (also .gz), or BED with --genome. --split 80,10,10 splits one table into three, and
 --train CLASS=FASTA ... reads a FASTA file for each class. The last line on stdout is one JSON object.
 
 Examples:
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +31,7 @@ from tyro.conf import OmitArgPrefixes
 
 from .genome.sequences import SequenceOptions
 from .model import hub
+from .model.encoder import Encoder
 from .model.networks import Classifier
 from .runtime import cli, environment
 from .runtime.cli import console, note, progress_bar
@@ -40,6 +43,7 @@ from .tasks.fit import FitOptions, FitResult, fit, require_seeds
 from .tasks.metrics import mean_and_deviation, require_libraries
 from .tasks.plots import plot_predictions
 from .tasks.predictions import Predictions, evaluate, predictions_table
+from .tasks.search import PROTOCOL, Search, SearchedFitOptions, SearchedHeadOptions, Trial, plan_search, search
 from .tasks.task import Task, TaskOptions, read_task
 
 
@@ -61,17 +65,34 @@ class FinetuneConfig:
     """One training for each; metrics are also given as mean and standard deviation. Three is the paper's number."""
     from_scratch: bool = False
     """Draw the encoder's weights anew instead: what is gained without pre-training."""
+    protocol: bool = False
+    """Take epochs, learning rate and pooling as the paper does, without a search: --epochs 3 (where none are given),
+    --lr 3e-5, --classifier-pooling cls."""
     context: int | None = None
     """Longest sequence in tokens; by default that of the windows which the model was trained on."""
     task: OmitArgPrefixes[TaskOptions] = field(default_factory=TaskOptions)
     columns: OmitArgPrefixes[SequenceOptions] = field(default_factory=SequenceOptions)
-    head: OmitArgPrefixes[HeadOptions] = field(default_factory=HeadOptions)
-    fit: OmitArgPrefixes[FitOptions] = field(default_factory=FitOptions)
+    head: OmitArgPrefixes[SearchedHeadOptions] = field(default_factory=SearchedHeadOptions)
+    fit: OmitArgPrefixes[SearchedFitOptions] = field(default_factory=SearchedFitOptions)
     compute: OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
     def __post_init__(self) -> None:
         require_seeds(self.seeds)
         require(self.context is None or self.context >= 2, f"context must be at least 2, got {self.context}")
+        given = (self.fit.lr, self.head.classifier_pooling)
+        require(
+            not self.protocol or all(a in ("auto", b) for a, b in zip(given, PROTOCOL[:2], strict=True)),
+            f"--protocol means --lr {PROTOCOL.lr:g} and --classifier-pooling {PROTOCOL.classifier_pooling}, given are "
+            f"{given[0]} and {given[1]}; leave out --protocol, or those",
+        )
+
+
+class _Settings(NamedTuple):
+    """What every seed is trained with, and the search that chose it, where there was one."""
+
+    fit: FitOptions
+    head: HeadOptions
+    search: Search | None
 
 
 class _Trained(NamedTuple):
@@ -100,15 +121,16 @@ def finetune(config: FinetuneConfig, command: str = "nucel.finetune") -> cli.Res
     task.require_one_input()
     task.require_context(encoder.context)
     console.print(task.describe(), soft_wrap=True, markup=False)
-    steps = config.fit.steps(len(task.train.targets))
-    if config.fit.warmup_steps >= steps:
-        note(f"the warm-up of {config.fit.warmup_steps} steps is not over after the {steps} steps of the training")
+    chosen = _choose(config, encoder, task, precision)
+    steps = chosen.fit.steps(len(task.train.targets))
+    if chosen.fit.warmup_steps >= steps:
+        note(f"the warm-up of {chosen.fit.warmup_steps} steps is not over after the {steps} steps of the training")
     config.out.mkdir(parents=True, exist_ok=True)
     summaries: list[dict[str, Any]] = []
     best: _Trained | None = None
     for seed in config.seeds:
-        network = make_classifier(encoder, task.labels, config.head, seed, config.from_scratch)
-        trained = _train(network, task, config, seed, precision)
+        network = make_classifier(encoder, task.labels, chosen.head, seed, config.from_scratch)
+        trained = _train(network, task, chosen.fit, seed, precision)
         summaries.append(trained.result.summary(seed, trained.test))
         _write_seed(config.out / f"seed-{seed}", task, trained)
         if best is None or trained.result.best.dev_loss < best.result.best.dev_loss:
@@ -118,12 +140,53 @@ def finetune(config: FinetuneConfig, command: str = "nucel.finetune") -> cli.Res
     with replacing(config.out / "model") as temporary:
         hub.save(best.network, temporary)
     _plot(task, best.test, config.out / "test.png")
-    summary = _summary(config, task, summaries) | {"device": str(precision.device), "out": str(config.out)}
-    settings = finite(dataclasses.asdict(config))
-    versions = environment.versions(precision.device)
-    description = {"command": command, "settings": settings, "labels": task.labels, "versions": versions, **summary}
+    summary = _summary(chosen, task, summaries) | {"device": str(precision.device), "out": str(config.out)}
+    description = {
+        "command": command,
+        "settings": finite(dataclasses.asdict(config)),
+        "search": None if chosen.search is None else chosen.search.record(),
+        "labels": task.labels,
+        "versions": environment.versions(precision.device),
+        **summary,
+    }
     write_text(config.out / "result.json", json.dumps(description, indent=2, default=str) + "\n")
     return cli.Result(summary, _report(config, task, summary))
+
+
+def _choose(config: FinetuneConfig, encoder: Encoder, task: Task, precision: Precision) -> _Settings:
+    """Settings as they were given, and for the others what a search on the dev table finds, told on the console."""
+    options, head, found = config.fit, config.head, None
+    if config.protocol:
+        options = dataclasses.replace(options, lr=PROTOCOL.lr)
+        options = options if options.epochs != "auto" else dataclasses.replace(options, epochs=PROTOCOL.epochs)
+        head = dataclasses.replace(head, classifier_pooling=PROTOCOL.classifier_pooling)
+    plan = plan_search(task, options, head, config.seeds)
+    if plan is not None:
+        console.print(plan.describe(), soft_wrap=True, markup=False)
+        with progress_bar() as show:
+            found = search(plan, encoder, task, head, config.from_scratch, precision, show, _tell)
+        if not found.decided:
+            note(
+                f"after {plan.steps} steps no setting was better than a constant guess ({found.constant_guess:.4f}), "
+                f"so that the search could not choose and takes {found.best}; if that learns nothing, give --lr"
+            )
+        options = dataclasses.replace(options, lr=found.best.lr)
+        head = dataclasses.replace(head, classifier_pooling=found.best.classifier_pooling)
+    assert options.lr != "auto" and head.classifier_pooling != "auto"  # given, of the protocol, or found
+    fit_options = options.at(options.lr, len(task.train.targets))
+    if config.protocol or found is not None or config.fit.epochs == "auto":
+        console.print(
+            f"Training with lr {fit_options.lr:g}, pooling {head.classifier_pooling}, {fit_options.epochs} epochs of "
+            f"{fit_options.steps_an_epoch(len(task.train.targets))} steps",
+            soft_wrap=True,
+            markup=False,
+        )
+    return _Settings(fit_options, head.at(head.classifier_pooling), found)
+
+
+def _tell(trial: Trial) -> None:
+    loss = f"dev loss {trial.dev_loss:.4f}" if math.isfinite(trial.dev_loss) else "the loss is not finite"
+    console.print(f"  {trial}: {loss}", soft_wrap=True, markup=False)
 
 
 def _report(config: FinetuneConfig, task: Task, summary: dict[str, Any]) -> tuple[str, ...]:
@@ -137,27 +200,30 @@ def _report(config: FinetuneConfig, task: Task, summary: dict[str, Any]) -> tupl
         seeds = f" ± {spread:.3f} over {len(config.seeds)} seeds" if spread is not None else ""
         learned = value > 2 * (spread or 0) and value > 0.05
         verdict = f"{name} {value:.3f}{seeds} on the test table, {'above' if learned else 'no better than'} {guess} (0)"
-        verdict += "" if learned else "; try a larger --lr, more --epochs or --classifier-pooling mean"
+        searched = config.fit.lr == "auto" and not config.protocol
+        advice = "more --epochs" if searched else "a larger --lr, more --epochs, or --lr auto"
+        verdict += "" if learned else f"; try {advice}"
     again = cli.command_line("predict", [config.out, "SEQUENCES.fa", "--out", "predictions.tsv"])
     return (f"{verdict}.", f"The model is {config.out / 'model'}, all results are in {config.out}.", f"Next: {again}")
 
 
-def _train(network: Classifier, task: Task, config: FinetuneConfig, seed: int, precision: Precision) -> _Trained:
+def _train(network: Classifier, task: Task, options: FitOptions, seed: int, precision: Precision) -> _Trained:
     network.to(precision.device)
     with progress_bar() as show:
-        result = fit(network, task, config.fit, seed, precision, show)
-    test = evaluate(network, task, task.test, precision, config.fit.average_reverse_complement)
+        result = fit(network, task, options, seed, precision, show)
+    test = evaluate(network, task, task.test, precision, options.average_reverse_complement)
     line = ", ".join(f"{name} {value:.4f}" for name, value in test.metrics.items())
     console.print(f"seed {seed}: {line} ({result.seconds:.0f} s)", soft_wrap=True, markup=False)
     return _Trained(seed, network, result, test)
 
 
-def _summary(config: FinetuneConfig, task: Task, summaries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Metrics of the test table over all seeds, the task's sizes, and each seed's own figures."""
+def _summary(chosen: _Settings, task: Task, summaries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Metrics of the test table over all seeds, what they were trained with, sizes, and each seed's own figures."""
     names = [name for name in summaries[0] if name.startswith("test_")]
     mean, deviation = mean_and_deviation([{name: one[name] for name in names} for one in summaries])
     spread = {f"{name}_sd": value for name, value in deviation.items()}
-    return {**finite(mean), **finite(spread), **task.sizes(), "seeds": [finite(one) for one in summaries]}
+    used = {"lr": chosen.fit.lr, "classifier_pooling": chosen.head.classifier_pooling, "epochs": chosen.fit.epochs}
+    return {**finite(mean), **finite(spread), **used, **task.sizes(), "seeds": [finite(one) for one in summaries]}
 
 
 def _write_seed(folder: Path, task: Task, trained: _Trained) -> None:

@@ -10,16 +10,24 @@ import torch
 from ..model.encoder import Encoder
 from ..model.networks import Classifier, initialize
 
+Pooling = Literal["cls", "mean"]
+
 
 @dataclass(frozen=True, kw_only=True)
-class HeadOptions:
-    """How an encoder becomes a classifier."""
+class HeadLayers:
+    """What stands between the pooled output of an encoder and its classes."""
 
-    classifier_pooling: Literal["cls", "mean"] = "cls"
-    """What of the encoder's output is classified: [CLS], or the mean of all positions, [CLS] included, as transformers'
-    setting of this name has it. The paper takes [CLS]."""
     head: Literal["linear", "dense"] = "linear"
     """linear is the paper's one layer; dense puts ModernBERT's own dense layer and GELU in front of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadOptions(HeadLayers):
+    """How an encoder becomes a classifier."""
+
+    classifier_pooling: Pooling = "cls"
+    """What of the encoder's output is classified: [CLS], or the mean of all positions, [CLS] included, as transformers'
+    setting of this name has it. The paper takes [CLS]."""
 
 
 def make_classifier(

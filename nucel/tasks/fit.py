@@ -31,16 +31,12 @@ _PLATEAU_PATIENCE, _PLATEAU_FACTOR = 5, 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitOptions:
-    """How a network is trained on a task. The paper states none of it; the defaults are those of DNABERT-2's protocol
-    for GUE, which it follows. They suit a large pre-trained model: small ones want a larger --lr, 1e-4 to 1e-3."""
+class TrainingOptions:
+    """How a network is trained on a task, but for how long and how fast. The paper states none of it; the defaults are
+    those of DNABERT-2's protocol for GUE, which it follows."""
 
-    epochs: int = 3
-    """Passes over the training table."""
     batch_size: int = 32
     """Sequences per optimizer step."""
-    lr: float = 3e-5
-    """Peak learning rate of AdamW."""
     warmup_steps: int = 50
     """Steps of linear warm-up from 0."""
     decay: Literal["linear", "constant", "plateau"] = "linear"
@@ -60,22 +56,47 @@ class FitOptions:
     """Predict from the mean of both strands' outputs, on the dev table too."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "validate_every", "patience"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
-        for name in ("lr", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("batch_size", "validate_every", "patience"):
+            require_count(name, getattr(self, name))
+        require(self.max_grad_norm > 0, f"max_grad_norm must be positive, got {self.max_grad_norm}")
         for name in ("warmup_steps", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if not (math.isfinite(self.lr) and math.isfinite(self.weight_decay)):
-            raise ConfigError(f"lr and weight_decay must be finite, got {self.lr} and {self.weight_decay}")
+        require(math.isfinite(self.weight_decay), f"weight_decay must be finite, got {self.weight_decay}")
+
+    def steps_an_epoch(self, rows: int) -> int:
+        """Optimizer steps for one pass over a training table of so many rows."""
+        return math.ceil(rows / self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions(TrainingOptions):
+    """How a network is trained on a task. The default rate and epochs, DNABERT-2's too, suit a large pre-trained model:
+    small ones want a larger --lr, 1e-4 to 1e-3, and on small tables more --epochs."""
+
+    epochs: int = 3
+    """Passes over the training table."""
+    lr: float = 3e-5
+    """Peak learning rate of AdamW."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_count("epochs", self.epochs)
+        require_rate(self.lr)
 
     def steps(self, rows: int) -> int:
         """Optimizer steps on a training table of so many rows."""
-        return self.epochs * math.ceil(rows / self.batch_size)
+        return self.epochs * self.steps_an_epoch(rows)
+
+
+def require_count(name: str, value: int | None) -> None:
+    """Refuse a number below 1; None is left to its default."""
+    require(value is None or value >= 1, f"{name} must be at least 1, got {value}")
+
+
+def require_rate(lr: float) -> None:
+    """Refuse a learning rate that is not a positive finite number."""
+    require(lr > 0 and math.isfinite(lr), f"lr must be positive and finite, got {lr}")
 
 
 def require_seeds(seeds: tuple[int, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from nucel.tokenizers import nucleotide
 pytest.importorskip("sklearn")
 
 CPU = Precision(torch.device("cpu"), torch.float32)
-QUICK = ("--epochs", "4", "--lr", "5e-3", "--warmup-steps", "5")
+QUICK = ("--epochs", "4", "--lr", "5e-3", "--warmup-steps", "5", "--classifier-pooling", "cls")
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,11 @@ def test_results_are_where_the_docstring_says(finished):
     assert (out / "test.png").read_bytes().startswith(b"\x89PNG")
     result = json.loads((out / "result.json").read_text())
     assert result["test_mcc"] == summary["test_mcc"] and result["settings"]["fit"]["lr"] == 5e-3
+    assert result["search"] is None and (result["lr"], result["classifier_pooling"], result["epochs"]) == (
+        5e-3,
+        "cls",
+        4,
+    )
     assert result["labels"] == ["0", "1"] and result["command"].startswith("python -m nucel.finetune")
     history = rows_of(out / "seed-0" / "history.tsv")
     assert [int(line["step"]) for line in history] == [10, 20, 30, 40]
@@ -245,6 +251,42 @@ def test_leaks_are_announced(finetune, task, tmp_path):
     assert code == 0 and summary["leaked"] == 4 and summary["test"] == 8
 
 
+# ---- learning rate, pooling and epochs that suit the model -----------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_defaults_learn_where_the_protocol_learns_nothing(run, model, task, tmp_path):
+    words = [word for part, path in task.items() for word in (f"--{part}", path)]
+    words += ["--seeds", 0, "--out"]
+    code, protocol, _ = run(finetune_main, model, *words, tmp_path / "protocol", "--protocol")
+    assert code == 0 and (protocol["lr"], protocol["classifier_pooling"], protocol["epochs"]) == (3e-5, "cls", 3)
+    code, auto, stderr = run(finetune_main, model, *words, tmp_path / "auto")
+    assert code == 0 and abs(protocol["test_mcc"]) < 0.2 and auto["test_mcc"] > 0.6
+    result = json.loads((tmp_path / "auto" / "result.json").read_text())
+    trials = result["search"]["trials"]
+    best = min(trials, key=lambda trial: trial["dev_loss"])
+    for name in ("lr", "classifier_pooling"):
+        assert result[name] == auto[name] == best[name]
+    assert result["settings"]["fit"]["lr"] == "auto" and result["epochs"] == 20 and len(trials) == 5
+    assert f"it costs about {result['search']['share_of_training']:.0%} of the training" in stderr
+    assert all(
+        f"lr {t['lr']:g}, pooling {t['classifier_pooling']}: dev loss {t['dev_loss']:.4f}" in stderr for t in trials
+    )
+    assert f"Training with lr {auto['lr']:g}, pooling {auto['classifier_pooling']}, 20 epochs of 10 steps" in stderr
+    config = json.loads((tmp_path / "auto" / "model" / "config.json").read_text())
+    assert config["classifier_pooling"] == auto["classifier_pooling"]
+    chosen = ("--lr", auto["lr"], "--classifier-pooling", auto["classifier_pooling"], "--epochs", 20)
+    code, by_hand, stderr = run(finetune_main, model, *words, tmp_path / "hand", *chosen)
+    assert code == 0 and "Search" not in stderr and by_hand["test_mcc"] == auto["test_mcc"]
+
+
+def test_a_search_that_cannot_choose_says_so(finetune, tmp_path):
+    code, _, stderr = finetune("--epochs", 1, "--lr", "1e-12", "--classifier-pooling", "auto")
+    assert code == 0 and "no setting was better than a constant guess" in stderr
+    found = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert found["search"]["decided"] is False and {trial["lr"] for trial in found["search"]["trials"]} == {1e-12}
+
+
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -269,6 +311,10 @@ def test_settings_that_cannot_be_are_refused(finetune, capsys):
     with pytest.raises(SystemExit):
         finetune("--epochs", 0)
     assert "epochs must be at least 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        finetune("--protocol")
+    error = re.sub(r"[\s│]+", " ", capsys.readouterr().err)
+    assert "--protocol means --lr 3e-05 and --classifier-pooling cls, given are 0.005 and cls" in error
 
 
 def test_a_used_directory_is_refused(finetune, tmp_path):
@@ -279,7 +325,9 @@ def test_a_used_directory_is_refused(finetune, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
-def test_a_loss_that_explodes_is_reported(finetune):
+def test_a_loss_that_explodes_is_reported(finetune, tmp_path):
+    code, _, stderr = finetune("--lr", 1e30, "--max-grad-norm", "inf", "--classifier-pooling", "auto")
+    assert code == 2 and "not finite with any setting that was tried" in stderr and not (tmp_path / "out").exists()
     code, _, stderr = finetune("--lr", 1e30, "--max-grad-norm", "inf")
     assert code == 2 and "the loss is" in stderr and "lower --lr" in stderr
 

@@ -34,6 +34,7 @@ MEANING = {
     "--label-column": "Column",
     "--contigs": "by name or glob",
     "--layer": "Whose hidden states",
+    "--protocol": "Take epochs.* paper",
     "--seeds": "One training for each",
     "--dev": "The same by wh(ose loss|ich) .* chosen",
 }

@@ -159,7 +159,7 @@ def test_a_picture_and_a_survey_name_the_command_that_follows(ended, tmp_path):
 def test_fine_tuning_says_whether_it_beat_a_constant_guess(ended, tmp_path):
     model = save_tiny_model(tmp_path / "model", seed=5)
     tables = [word for part, path in write_task(tmp_path / "task").items() for word in (f"--{part}", path)]
-    words = (*tables, "--seeds", 0, 1, "--lr", "5e-3", "--warmup-steps", 5)
+    words = (*tables, "--seeds", 0, 1, "--lr", "5e-3", "--warmup-steps", 5, "--classifier-pooling", "cls")
     lines, summary = ended("finetune", model, *words, "--epochs", 4, "--out", tmp_path / "a")
     mean, spread = summary["test_mcc"], summary["test_mcc_sd"]
     assert lines[0] == f"MCC {mean:.3f} ± {spread:.3f} over 2 seeds on the test table, above a constant guess (0)."
