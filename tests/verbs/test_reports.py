@@ -14,7 +14,7 @@ from support.pair import save_pair, tiny_pair
 from support.tiny import save_tiny_model, tiny_classifier, write_task
 from support.tiny_run import MODEL, write_genome
 
-from nucel import finetune, plot, predict, probe, scan, score, suite, train
+from nucel import finetune, plot, predict, probe, report, scan, score, suite, train
 from nucel.embed import __main__ as embed
 from nucel.genome import __main__ as genome
 from nucel.model import hub
@@ -27,6 +27,7 @@ VERBS = {"train": train, "embed": embed, "predict": predict, "plot": plot, "geno
     "finetune": finetune,
     "suite": suite,
     "probe": probe,
+    "report": report,
 }
 
 
