@@ -36,16 +36,23 @@ a { color: var(--mark); }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { font-weight: 600; color: var(--soft); vertical-align: bottom; }
-td { max-width: 30rem; } td.number { white-space: nowrap; min-width: 10.5rem; }
+td { max-width: 30rem; min-width: 4rem; overflow-wrap: anywhere; }
+td:first-child { overflow-wrap: break-word; } td.number { white-space: nowrap; min-width: 10.5rem; }
 td.number span { color: var(--soft); font-size: .85em; }
 svg { display: block; width: 100%; height: 12px; overflow: visible; } svg line { stroke: var(--soft); stroke-width: 2; }
-svg line.zero { stroke: var(--line); stroke-width: 1; } svg circle { fill: var(--mark); }
+svg line.zero { stroke-width: 1; stroke-dasharray: 2 2; } svg circle { fill: var(--mark); }
 .yes-word { color: var(--yes); font-weight: 600; } .no-word { color: var(--no); font-weight: 600; }
 figure { margin: 1rem 0; } figure img { display: block; width: 100%; min-width: 34rem; background: #fff;
   border: 1px solid var(--line); border-radius: .3rem; }
 figcaption, .note, footer { color: var(--soft); font-size: .9rem; }
 pre { background: var(--block); padding: .6rem .8rem; border-radius: .3rem; white-space: pre-wrap;
   overflow-wrap: anywhere; font-size: .85rem; }
+@media (max-width: 40rem) { td.number { white-space: normal; min-width: 6.5rem; } td.number span { display: block; }
+  .compare thead { display: none; }
+  .compare tr { display: block; border-bottom: 1px solid var(--line); padding: .5rem 0; }
+  .compare td { display: grid; grid-template-columns: 7rem 1fr; border: 0; padding: .1rem 0; max-width: none; }
+  .compare td::before { content: attr(data-label); color: var(--soft); font-weight: 400; }
+  .compare svg { grid-column: 1 / 3; } }
 @media print { body { max-width: none; font-size: 10pt; padding: 0; } nav { display: none; }
   figure, tr, .verdict { break-inside: avoid; } h2, h3 { break-after: avoid; } .wide { overflow: visible; }
   figure img { min-width: 0; } td.number { min-width: 0; } }
@@ -123,7 +130,8 @@ def _number(value: float) -> str:
     """Three decimals; one for what lies far from 1."""
     if not math.isfinite(value):
         return "not known"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    text = f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def _signed(gain: Figure) -> str:
@@ -192,24 +200,27 @@ def _comparisons(found: Sequence[Comparison]) -> str:
     """The table of all comparisons, whose last column says whether the model is better."""
     gains = [one.gain for one in found]
     scale = _scale(gains, zero=True)
+    names = ("task", "metric", "model", "control", "which control", "difference, 95 % interval", "better?")
     rows = []
     for one in found:
         word, kind = ("yes", "yes") if one.better else ("no, worse", "no") if one.worse else ("no", "no")
-        values = (_number(Figure.of_cell(cell).value) for cell in (one.model, one.other))
-        cells = "".join(f"<td>{_text(text)}</td>" for text in (one.task, one.metric, *values, one.control))
-        gain = f'<td class="number">{_text(_signed(one.gain))}{_bar(one.gain, scale, zero=True)}</td>'
-        rows.append(f'<tr>{cells}{gain}<td class="{kind}-word">{word}</td></tr>')
-    header = ("task", "metric", "model", "control", "which control", "model less control, 95 % interval", "better?")
+        values = (_minus(Figure.of_cell(cell).value) for cell in (one.model, one.other))
+        cells = [("", _text(text)) for text in (one.task, one.metric, *values, one.control)]
+        cells += [("number", _text(_signed(one.gain)) + _bar(one.gain, scale, zero=True)), (f"{kind}-word", word)]
+        named = zip(names, cells, strict=True)
+        row = (f'<td class="{style}" data-label="{_text(name)}">{content}</td>' for name, (style, content) in named)
+        rows.append(f"<tr>{''.join(row)}</tr>")
     note = (
         "Better: the 95 % interval of the difference lies above 0. The intervals are not corrected for the number of "
         "comparisons; the MLM control is pre-trained too, and does not enter the first sentence."
     )
-    return f'<h3>Model and controls</h3>{_table(header, rows)}<p class="note">{_text(note)}</p>'
+    return f'<h3>Model and controls</h3>{_table(names, rows, "compare")}<p class="note">{_text(note)}</p>'
 
 
-def _table(header: Sequence[str], rows: Sequence[str]) -> str:
+def _table(header: Sequence[str], rows: Sequence[str], style: str = "") -> str:
     head = "".join(f"<th>{_text(name)}</th>" for name in header)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f'<div class="wide"><table class="{style}">{body}</table></div>'
 
 
 def _section(anchor: str, section: Section) -> str:
@@ -223,7 +234,7 @@ def _section(anchor: str, section: Section) -> str:
     ]
     parts += [f'<p class="note">{_text(text)}</p>' for text in section.notes]
     if section.commands:
-        parts.append(f'<p class="note">The same by hand:</p>{"".join(map(_code, section.commands))}')
+        parts.append(f'<p class="note">Commands:</p>{"".join(map(_code, section.commands))}')
     return "".join([*parts, "</section>"])
 
 
@@ -239,7 +250,7 @@ def _figures(table: Table) -> str:
 
 def _cell(cell: Cell, scale: tuple[float, float]) -> str:
     if isinstance(cell, str):
-        return f"<td>{_text(cell)}</td>"
+        return f"<td>{_text(cell).replace('_', '_<wbr>')}</td>"
     figure = Figure.of_cell(cell)
     if not math.isfinite(figure.value):
         return "<td></td>"

@@ -6,15 +6,17 @@ import csv
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.pages import HOSTILE, Reader, fetched
 from support.pair import save_masked_lm
 from support.tiny import write_task
 from support.tiny_run import MODEL, write_genome
 
-from nucel import probe, report, train
+from nucel import probe, report, score, train
 from nucel.suites import report as content
 from nucel.suites.report_sections import Kept, Section
 
@@ -189,3 +191,117 @@ def test_names_of_files_and_tasks_are_escaped(judge, tmp_path, monkeypatch):
     assert code == 0 and "script" not in [tag for tag, _ in read.tags] and fetched(read) == []
     assert sum(name in one for one in read.texts) >= 3
     assert {path.parent for path in Kept(tmp_path / "r.html").folder.glob("*.json")} == {tmp_path / "r.html.parts"}
+
+
+# ---- barcodes, biotypes, variants ------------------------------------------------------------------------------------
+
+
+def changed(bases: str, number: int, draws: np.random.Generator) -> str:
+    letters = list(bases)
+    for place in draws.choice(len(letters), number, replace=False):
+        letters[place] = str(draws.choice(list("ACGT")))
+    return "".join(letters)
+
+
+def write_barcodes(folder: Path) -> Path:
+    folder.mkdir()
+    draws, texts = np.random.default_rng(0), {"train": "", "test": ""}
+    for genus in ("Abra", "Bufo", "Conus"):
+        ancestor = "".join(draws.choice(list("ACGT"), 60))
+        for species in ("alba", "nigra", "rubra"):
+            kind = changed(ancestor, 12, draws)
+            for row in range(3):
+                texts["test" if row == 2 else "train"] += f">x|{genus}_{species}|{row}\n{changed(kind, 2, draws)}\n"
+    for part, text in texts.items():
+        (folder / f"made_{part}.fasta").write_text(text)
+    return folder
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+@pytest.mark.slow
+def test_barcodes_are_compared_on_rows_that_are_not_identical(judge, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)  # whose first use takes long
+    folder = write_barcodes(tmp_path / "sets")
+    code, summary, _, text = judge("--barcodes", folder, "--seeds", 0, 1, "--logos", 0)
+    assert code == 0 and "Barcodes: made" in summary["sections"]
+    section = stored(tmp_path, "barcodes made")
+    rows = read(tmp_path / "r.html.parts" / "barcodes made" / "table.tsv")
+    own = [row for row in rows if row["evaluation"] == "genus of unseen species" and row["rows"] == "not identical"]
+    assert {one["control"] for one in section["comparisons"]} == {"4-mers", "6-mers", "edit distance", "untrained"}
+    for one in section["comparisons"]:
+        seeds = [row for row in own if row["method"] == one["control"]]
+        for place, name in enumerate(("accuracy", "low", "high")):
+            assert one["other"][place] == pytest.approx(np.mean([float(row[name]) for row in seeds]), abs=1e-5)
+        assert one["difference"][0] == pytest.approx(one["model"][0] - one["other"][0], abs=1e-5)
+    assert len(section["tables"]) == len({row["evaluation"] for row in rows})
+    stored_command = json.loads((tmp_path / "r.html.parts" / "barcodes made" / "result.json").read_text())["command"]
+    assert [stored_command] == section["commands"] and stored_command.startswith("python -m nucel.suite barcodes ")
+    assert stored_command in "".join(Reader(text).texts)
+
+
+@pytest.mark.slow
+def test_biotypes_are_compared_by_macro_f1(judge, tmp_path, monkeypatch):
+    pytest.importorskip("xgboost")
+    monkeypatch.setitem(sys.modules, "umap", None)
+    draws, text = np.random.default_rng(3), ""
+    for i in range(220):
+        bases = "".join(draws.choice(list("ACGT"), 50, p=[0.4, 0.1, 0.1, 0.4] if i % 2 else None))
+        text += f">T{i} chromosome:v1:{i % 5}:1:50:1 gene_biotype:{'<b>lnc</b>' if i % 2 else 'miRNA'}\n{bases}\n"
+    (tmp_path / "genes.fa").write_text(text)
+    code, summary, _, page = judge("--biotypes", tmp_path / "genes.fa", "--seeds", 0, "--logos", 0)
+    assert code == 0 and summary["sections"][-1] == "Biotypes"
+    section = stored(tmp_path, "biotypes")
+    by_method = {row["method"]: row for row in read(tmp_path / "r.html.parts" / "biotypes" / "table.tsv")}
+    assert [one["control"] for one in section["comparisons"]] == [name for name in by_method if name != "model"]
+    for one in section["comparisons"]:
+        assert one["other"][0] == pytest.approx(float(by_method[one["control"]]["macro_f1"]), abs=1e-5)
+    read_page = Reader(page)
+    assert "b" not in [tag for tag, _ in read_page.tags] and "&lt;b&gt;lnc&lt;/b&gt;" in page
+    assert section["pictures"][0]["uri"].startswith("data:image/png;base64,")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mutagenesis", "labels"])
+def test_variants_are_compared_in_one_score(judge, run, tmp_path, kind):
+    draws = np.random.default_rng(1)
+    contigs = {name: "".join(draws.choice(list("ACGT"), 90)) for name in ("one", "two")}
+    (tmp_path / "g.fa").write_text("".join(f">{name}\n{bases}\n" for name, bases in contigs.items()))
+    lines = ["chrom\tpos\tref\talt\t" + ("Coefficient\tElement" if kind == "mutagenesis" else "label")]
+    for name, bases in contigs.items():
+        for i in range(5, 85, 4):
+            value = f"{draws.normal():.3f}\t{name}" if kind == "mutagenesis" else str(int(draws.integers(2)))
+            lines.append(f"{name}\t{i + 1}\t{bases[i]}\t{'ACGT'[('ACGT'.index(bases[i]) + 1) % 4]}\t{value}")
+    (tmp_path / "v.tsv").write_text("\n".join(lines) + "\n")
+    words = ("--variants", tmp_path / "v.tsv", "--genome", tmp_path / "g.fa", "--logos", 0, "--seeds", 0)
+    code, summary, _, _ = judge(*words)
+    assert code == 0 and summary["sections"][-1] == "Variants"
+    section = stored(tmp_path, "variants")
+    rows = read(tmp_path / "r.html.parts" / "variants" / "scores.tsv.evaluation.tsv")
+    figure, form = ("r", "|score|") if kind == "mutagenesis" else ("auroc", "-score")
+    controls = {"untrained", "7-mer log-ratio"} | (
+        {"distance to the element's edge"} if kind == "mutagenesis" else set()
+    )
+    assert {one["control"] for one in section["comparisons"]} == controls
+    for one in section["comparisons"]:
+        here = [row for row in rows if row["form"] == form and row["score"] == "rtd_corrected"]
+        if kind == "mutagenesis":
+            element = one["task"].removeprefix("variants, ")
+            here = [row for row in here if row["element"] == element and row["variants"] == "substitutions"]
+        model = next(row for row in here if row["model"] == "model")
+        assert one["model"] == pytest.approx(
+            [float(model[f"{figure}{end}"]) for end in ("", "_low", "_high")], abs=1e-5
+        )
+        if one["control"] == "untrained":
+            other = next(row for row in here if row["model"] == "untrained")
+            assert one["other"][0] == pytest.approx(float(other[figure]), abs=1e-5)
+    if kind == "labels":
+        return
+    # The command by hand gives the same table.
+    words = shlex.split(section["commands"][0])[3:]
+    words[words.index("--out") + 1] = str(tmp_path / "scores.tsv")
+    assert score.main([*words, "--device", "cpu"]) == 0
+    assert read(tmp_path / "scores.tsv.evaluation.tsv") == rows
