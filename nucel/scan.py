@@ -70,7 +70,7 @@ def scan_genome(config: ScanConfig) -> cli.Result | None:
         ConfigError, GenomeError, HubError, CheckpointError, OSError: bad input, or parts of another scan.
     """
     require_bigwig(config.out)
-    with distributed.world() as ranks:
+    with distributed.world(distributed.PATIENT) as ranks:
         precision = choose_precision(config.compute.device, config.compute.dtype)
         networks = load_networks(config.model).to(precision.device)
         discriminator = _discriminator(networks)

@@ -90,7 +90,7 @@ def score_file(config: ScoreConfig) -> cli.Result | None:
     Raises:
         ConfigError, InputError, GenomeError, HubError, CheckpointError, OSError: bad input; no file is left.
     """
-    with exiting_on_sigterm(), distributed.world() as ranks:
+    with exiting_on_sigterm(), distributed.world(distributed.PATIENT) as ranks:
         console.quiet |= not ranks.is_main
         precision = choose_precision(config.compute.device, config.compute.dtype)
         networks = load_networks(config.model).to(precision.device)

@@ -82,7 +82,7 @@ def parse(arguments: list[str]) -> TrainConfig:
         return tyro.extras.overridable_config_cli(
             presets,
             prog="python -m nucel.train",
-            description="Pre-train a NucEL pair on a genome. Without a preset's name, debug is taken.\n\n"
+            description="Pre-train on a genome or on barcodes. Without a preset's name, debug is taken.\n\n"
             + cli.SHARED_FLAGS,
             args=arguments,
         )

@@ -236,13 +236,11 @@ def base() -> TrainConfig:
 
 
 def barcode() -> TrainConfig:
-    """BarcodeMAE's sizes and optimizer, 6 + 6 layers of width 768, for FASTA files of DNA barcodes; on a GPU.
-
-    Of the published recipe are the sizes, AdamW's rate (1e-4 for a batch of 64) and decay, and the masks. Its one-cycle
-    schedule is a warm-up over 30 % of the steps and a cosine to 0; the first moment's decay is not cycled. Its 45
-    epochs are these steps for 64,000 records. The gated unit's inner width of 2048 has as many weights as an ungated
-    one of 3072.
-    """
+    """BarcodeMAE's sizes and optimizer, 6 + 6 layers of width 768, for FASTA files of DNA barcodes; on a GPU."""
+    # Of the published recipe are the sizes, AdamW's rate (1e-4 for a batch of 64) and decay, and the masks. Its
+    # one-cycle schedule is a warm-up over 30 % of the steps and a cosine to 0; the first moment's decay is not cycled.
+    # Its 45 epochs are these steps for 64,000 records. The gated unit's inner width of 2048 has as many weights as an
+    # ungated one of 3072.
     encoder = EncoderConfig(layers=6, width=768, heads=6, intermediate=2048)
     return _barcodes(
         model=ElectraConfig(

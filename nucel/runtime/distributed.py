@@ -10,6 +10,7 @@ import contextlib
 import gc
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
@@ -87,11 +88,17 @@ class World(NamedTuple):
 
 
 ALONE = World()
+PATIENT = timedelta(days=30)
+"""For commands whose ranks work alone for long and meet at the end. torchrun ends all where one has died."""
 
 
 @contextlib.contextmanager
-def world() -> Iterator[World]:
-    """Join the ranks that torchrun started, for the length of a block; alone without torchrun."""
+def world(timeout: timedelta | None = None) -> Iterator[World]:
+    """Join the ranks that torchrun started, for the length of a block; alone without torchrun.
+
+    Args:
+        timeout: how long a rank waits for the others before it takes them for lost; by default as long as torch does.
+    """
     if not distributed.is_torchelastic_launched():
         yield ALONE
         return
@@ -100,7 +107,7 @@ def world() -> Iterator[World]:
     if torch.cuda.is_available():
         torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())
         backend += ",cuda:nccl"
-    distributed.init_process_group(backend)
+    distributed.init_process_group(backend, timeout=timeout)
     try:
         yield ranks
     finally:

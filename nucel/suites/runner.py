@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 import tyro
 from tyro.conf import OmitArgPrefixes
 
 from ..genome.sequences import SequenceOptions
-from ..runtime import cli, environment
+from ..runtime import cli, distributed, environment
 from ..runtime.cli import console, progress_bar
 from ..runtime.device import DeviceOptions, Precision, choose_precision
 from ..runtime.errors import ConfigError, require
@@ -101,30 +103,42 @@ def choose_methods(config: SuiteConfig) -> list[Method]:
     return [*methods, one_hot_cnn(config.fit)] if config.cnn else methods
 
 
-def run_suite(config: SuiteConfig) -> cli.Result:
-    """Carry out the command; returns its summary and report.
+def run_suite(config: SuiteConfig) -> cli.Result | None:
+    """Carry out the command; returns its summary and report, on the first rank.
+
+    Under torchrun each fit is one rank's.
 
     Raises:
         ConfigError, InputError, HubError, OSError: bad input; results of finished fits stay.
         TrainingError: training went wrong.
     """
     require_libraries()
-    precision = choose_precision(config.compute.device, config.compute.dtype)
-    layouts = find_layouts(config.folders)
-    methods = choose_methods(config)
-    names = [method.name for method in methods]
-    console.print(f"{len(layouts)} tasks, {', '.join(names)}, seeds {config.seeds}", markup=False)
-    done = 0
-    for task_name, layout in layouts.items():
-        task = layout.read(config.task, config.columns)
-        task.require_one_input()
-        console.print(f"{task_name}: {task.describe()}", soft_wrap=True, markup=False)
-        for job in _jobs(task_name, layout, task, methods, config, precision):
-            if job.path.exists():
-                _require_same(job)
-            else:
-                _run(job, precision)
-                done += 1
+    with distributed.world(distributed.PATIENT) as ranks:
+        console.quiet |= not ranks.is_main
+        precision = choose_precision(config.compute.device, config.compute.dtype)
+        layouts = find_layouts(config.folders)
+        methods = choose_methods(config)
+        names = [method.name for method in methods]
+        console.print(f"{len(layouts)} tasks, {', '.join(names)}, seeds {config.seeds}", markup=False)
+        mine, number = 0, itertools.count()
+        for task_name, layout in layouts.items():
+            task = layout.read(config.task, config.columns)
+            task.require_one_input()
+            console.print(f"{task_name}: {task.describe()}", soft_wrap=True, markup=False)
+            for job in _jobs(task_name, layout, task, methods, config, precision):
+                turn = next(number) % ranks.size == ranks.rank
+                if job.path.exists():
+                    _require_same(job)
+                elif turn:
+                    _run(job, precision)
+                    mine += 1
+            if ranks.is_main:
+                _write_tables(config.out, names)
+        total = torch.tensor(mine)
+        ranks.add(total)  # when all are here, all fits are done
+        if not ranks.is_main:
+            return None
+        done = int(total)
         _write_tables(config.out, names)
     table = config.out / "table.md"
     report = (
