@@ -28,7 +28,7 @@ from ..runtime.errors import ConfigError, require
 from ..runtime.files import sha256, write_text
 from ..runtime.version import __version__
 from ..tasks.fit import require_seeds
-from . import report_data, report_run
+from . import report_data, report_run, report_variants
 from .barcode_sets import find_sets
 from .layouts import Layout, find_layouts
 from .report_data import Judged
@@ -170,7 +170,7 @@ def _plan(config: ReportConfig, run: RunDirectory, judged: Judged, kept: Kept) -
         )  # fmt: skip
     if config.variants is not None:
         path, background = config.variants, _background(run, files)
-        report_data.evaluation_of(VariantFile(path), EvaluationOptions())
+        report_variants.evaluation_of(VariantFile(path), EvaluationOptions())
         of_variants: dict[str, Any] = {
             "data": str(path),
             "background": background and str(background),
@@ -179,7 +179,7 @@ def _plan(config: ReportConfig, run: RunDirectory, judged: Judged, kept: Kept) -
         genome = {"against": Genome(config.genome).fingerprint}
         yield (
             "variants", common | with_control | of_variants | genome,
-            lambda tables: report_data.variants(path, config.genome, judged, background, tables),
+            lambda tables: report_variants.variants(path, config.genome, judged, background, tables),
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Sections on data with labels: probes, DNA barcodes, biotypes and variants, each beside its controls.
+"""Sections on data with labels: probes, DNA barcodes and biotypes, each beside its controls.
 
 Each section calls what its own verb calls, with that verb's defaults, keeps the verb's table, and shows the verb's
 command.
@@ -7,7 +7,6 @@ command.
 from __future__ import annotations
 
 import csv
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..genome.fasta import Genome
-from ..genome.loci import Reference
 from ..genome.sequences import SequenceOptions
-from ..genome.variant_files import VariantFile
-from ..interpretation.networks import load_networks
-from ..interpretation.saturation import preferred_score
-from ..interpretation.variant_effect import CHUNK, Scorer
-from ..interpretation.variant_options import ScoreOptions
-from ..interpretation.variant_scores import IS_DISTANCE
-from ..interpretation.variant_survey import survey
 from ..model import hub
 from ..runtime.cli import command_line, console
 from ..runtime.device import Precision
-from ..runtime.errors import InputError
 from ..runtime.files import write_text
 from ..tasks.features import resolve_layers
 from ..tasks.intervals import Interval
@@ -40,16 +29,14 @@ from .biotypes import BiotypesConfig
 from .layouts import Layout, with_dev
 from .probe_table import CONTROL, MODEL, Row, main_metric, make_rows, records, tsv, verdicts
 from .probes import Plan, all_fits, limited
-from .report_sections import Cell, Comparison, Figure, Section, Table, difference, known, picture
-from .variant_effects import Judge
-from .variant_report import EvaluationOptions
+from .report_sections import Cell, Comparison, Figure, Section, Table, difference, picture
 
-_CONTROL = CONTROL.replace(" ", "-")
+CONTROL_NAME = CONTROL.replace(" ", "-")
 """Its name in the tables of suites, which take NAME=MODEL."""
 TASK_HEADS: tuple[HeadName, ...] = ("linear", "tuned", "knn")
 TASK_POOLINGS = ("mean", "cls")
 """The defaults of python -m nucel.probe."""
-_INTERVALS = (
+INTERVALS = (
     "The interval of a difference is made from those of the two figures as if they were independent; on the same test "
     "sequences it is rather too wide than too narrow."
 )
@@ -74,7 +61,7 @@ class Judged:
     @property
     def models(self) -> tuple[str, ...]:
         """As the suites take them."""
-        both = {MODEL: self.run, _CONTROL: self.control}
+        both = {MODEL: self.run, CONTROL_NAME: self.control}
         return tuple(f"{name}={path}" for name, path in both.items() if path is not None)
 
 
@@ -162,7 +149,7 @@ def barcode_set(name: str, folders: Sequence[Path], judged: Judged, tables: Path
     words = ["barcodes", *folders, "--sets", name, *_suite_words(judged), "--out", "barcodes"]
     command = command_line("suite", words)
     barcodes(config, command)
-    lines = _read(tables / "table.tsv")
+    lines = read_table(tables / "table.tsv")
     evaluations = list(dict.fromkeys(line["evaluation"] for line in lines))
     shown = []
     for evaluation in evaluations:
@@ -183,7 +170,7 @@ def barcode_set(name: str, folders: Sequence[Path], judged: Judged, tables: Path
         [line for line in own if line["rows"] == new], _barcode_metric(main), ("low", "high"), f"barcodes, {name}"
     )
     notes = [
-        f"Compared is the first evaluation, {main}, on the rows that are {new}. {_INTERVALS} The species that are held "
+        f"Compared is the first evaluation, {main}, on the rows that are {new}. {INTERVALS} The species that are held "
         "out here may have been in the genomes of pre-training.",
     ]
     return Section(f"Barcodes: {name}", [], comparisons, shown, commands=[command], notes=notes)
@@ -211,7 +198,7 @@ def gene_classes(inputs: Sequence[Path], genome: Sequence[Path], judged: Judged,
     words = ["biotypes", *inputs, *_suite_words(judged), *(["--genome", *genome] if genome else [])]
     command = command_line("suite", [*words, "--split-by", split, "--out", "biotypes"])
     summary = biotypes.biotypes(config, command).summary
-    lines = _read(tables / "table.tsv")
+    lines = read_table(tables / "table.tsv")
     means = ("macro_f1", "micro_f1", "weighted_f1")
     rows: list[list[Cell]] = [
         [method, *(_mean(lines, mean, f"{mean}_low", f"{mean}_high", method=method).cell for mean in means)]
@@ -229,7 +216,7 @@ def gene_classes(inputs: Sequence[Path], genome: Sequence[Path], judged: Judged,
         "Biotypes", [f"{summary['sequences']:,} sequences: {classes}."], comparisons,
         [Table(f"Held out by {split}: F1", ["method", "macro", "micro", "weighted"], rows)], pictures, [command],
         [
-            f"Leaks: test sequences 95 % of whose 12-mers are in one training sequence, by seed: {near}. {_INTERVALS}",
+            f"Leaks: test sequences 95 % of whose 12-mers are in one training sequence, by seed: {near}. {INTERVALS}",
             f"{summary['cut']:,} sequences were cut to {config.room_bp} bp.",
         ],
     )  # fmt: skip
@@ -243,7 +230,7 @@ def _compared(
     found = []
     for method in dict.fromkeys(line["method"] for line in lines if line["method"] != MODEL):
         other = _mean(lines, metric, *ends, method=method)
-        is_control = method == _CONTROL
+        is_control = method == CONTROL_NAME
         shown = CONTROL if is_control else method
         found.append(
             Comparison.of(task, name or metric, shown, model, other, difference(model, other), pretrained=is_control)
@@ -259,117 +246,7 @@ def _mean(lines: Sequence[dict[str, str]], metric: str, low: str, high: str, **w
     return Figure(*(float(np.mean([float(line[name]) for line in own])) for name in (metric, low, high)))
 
 
-def _read(path: Path) -> list[dict[str, str]]:
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a table, as text."""
     with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-
-
-# ---- variants --------------------------------------------------------------------------------------------------------
-
-
-def variants(path: Path, genome: Sequence[Path], judged: Judged, background: Path | None, tables: Path) -> Section:
-    """Zero-shot scores of a table of variants with measured effects or labels, beside the same networks untrained.
-
-    Args:
-        background: FASTA whose 7-mers are counted for a control; None leaves it out.
-        tables: folder to make, for what --evaluate writes.
-
-    Raises:
-        InputError: the table has neither measurements nor labels.
-    """
-    options = EvaluationOptions(
-        models=() if judged.control is None else (f"{_CONTROL}={judged.control}",), background=background
-    )
-    source = VariantFile(path)
-    kind = evaluation_of(source, options)
-    networks = load_networks(judged.run).to(judged.precision.device)
-    reference = Reference(Genome(tuple(genome)))
-    scorer = Scorer(networks, reference, ScoreOptions(), judged.precision)
-    judge = Judge(kind, source, options)
-    judge.check()
-    counts = survey(source, reference, 0.05)
-    stream = source.records()
-    while some := list(itertools.islice(stream, CHUNK)):
-        judge.add(some, scorer.score([variant for record in some for variant in record.variants()]))
-    tables.mkdir(parents=True)
-    judge.report(tables / "scores.tsv", scorer)
-    lines = _read(tables / "scores.tsv.evaluation.tsv")
-    score = preferred_score(scorer.scores)
-    words: list[Any] = [judged.run, path, "--genome", *genome, "--out", "scores.tsv", "--evaluate", kind]
-    words += ["--evaluation.models", *options.models] if options.models else []
-    words += ["--evaluation.background", background] if background is not None else []
-    shape = _effects if kind == "mutagenesis" else _labels
-    comparisons, shown = shape(lines, score)
-    notes = [
-        f"Of the scores, {score} is compared, in one form that was chosen beforehand. {_INTERVALS}",
-        "Scores need no training on variants. The distance to an element's edge alone correlates with the effect in "
-        "some elements.",
-    ]
-    return Section(
-        "Variants", [f"{counts.variants:,} variants, scored by {networks.kind}."], comparisons, shown,
-        commands=[command_line("score", words)], notes=notes,
-    )  # fmt: skip
-
-
-def evaluation_of(source: VariantFile, options: EvaluationOptions) -> Literal["mutagenesis", "labels"]:
-    """What a table of variants can be compared with.
-
-    Raises:
-        InputError: it has neither column.
-    """
-    columns = {name.lower() for name in source.columns}
-    if options.effect_column.lower() in columns:
-        return "mutagenesis"
-    if options.label_column.lower() in columns:
-        return "labels"
-    raise InputError(
-        f"{source.path} has no column {options.effect_column} (measured effects) and none named {options.label_column} "
-        f"(0 or 1); it has {', '.join(source.columns)}"
-    )
-
-
-def _effects(lines: Sequence[dict[str, str]], score: str) -> tuple[list[Comparison], list[Table]]:
-    """Comparisons for each element, by the size of the effect of substitutions."""
-    own = [line for line in lines if line["variants"] == "substitutions" and line["form"] != "-score"]
-    elements = [x for x in dict.fromkeys(line["element"] for line in own) if not x.endswith(", mean")]
-    comparisons, tables = [], []
-    for element in elements:
-        here = [line for line in own if line["element"] == element]
-        rows: list[list[Cell]] = [
-            [f"{line['model']}: {line['score']}", line["form"], _cell(line, "r"), _cell(line, "r_given_edge")]
-            for line in here
-        ]
-        header = ["score", "form", "Pearson's r", "given the distance to the edge"]
-        tables.append(Table(f"{element}: correlation with the size of the effect", header, rows))
-        comparisons += _against(here, f"variants, {element}", "Pearson's r", "r", score)
-    return comparisons, tables
-
-
-def _labels(lines: Sequence[dict[str, str]], score: str) -> tuple[list[Comparison], list[Table]]:
-    wanted = "score" if score in IS_DISTANCE else "-score"
-    own = [line for line in lines if line["form"] in (wanted, "score")]
-    rows: list[list[Cell]] = [
-        [f"{line['model']}: {line['score']}", line["form"], _cell(line, "auroc"), _cell(line, "auprc")] for line in own
-    ]
-    table = Table("Ranking of labels", ["score", "form", "AUROC", "AUPRC"], rows)
-    return _against(own, "variants", "AUROC", "auroc", score), [table]
-
-
-def _against(lines: Sequence[dict[str, str]], task: str, metric: str, column: str, score: str) -> list[Comparison]:
-    """The model's chosen score beside the same of other networks, and beside the controls without a network."""
-    model = next((line for line in lines if line["model"] == MODEL and line["score"] == score), None)
-    if model is None:
-        return []
-    one, found = Figure.of_cell(_cell(model, column)), []
-    for line in lines:
-        without_network = line["model"] == "control"
-        if line["model"] == MODEL or not (without_network or line["score"] == score):
-            continue
-        other, pretrained = Figure.of_cell(_cell(line, column)), line["model"] == _CONTROL
-        name = line["score"] if without_network else CONTROL if pretrained else line["model"]
-        found.append(Comparison.of(task, metric, name, one, other, difference(one, other), pretrained))
-    return found
-
-
-def _cell(line: dict[str, str], column: str) -> Cell:
-    return [known(float(line[f"{column}{end}"] or "nan")) for end in ("", "_low", "_high")]

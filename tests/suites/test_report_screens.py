@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import html
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from support.browser import command
 
 from nucel.suites.report_page import answer, page
 from nucel.suites.report_sections import Comparison, Figure, Section, Table, picture
@@ -19,12 +19,7 @@ SCREENS = {"desktop": (1280, 2600), "phone": (390, 4200)}
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory) -> list[str]:
-    """The command of a browser without a window."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("needs Chromium")
-    profile = tmp_path_factory.mktemp("profile")
-    return [found, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}"]
+    return command(tmp_path_factory.mktemp("profile"))
 
 
 @pytest.fixture(scope="module")
