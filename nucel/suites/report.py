@@ -65,6 +65,9 @@ class ReportConfig:
     """Use at most so many rows of each table, drawn once: for a quick look. The tables are those of --tasks."""
     logos: int = 3
     """Held-out windows whose attributions are drawn."""
+    cache_dir: Path | None = None
+    """Folder for the decompressed copies of .gz files. By default they are made beside the files by what reads them for
+    long, and in $XDG_CACHE_HOME/nucel or ~/.cache/nucel otherwise."""
     compute: OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
     def __post_init__(self) -> None:
@@ -90,7 +93,7 @@ def report(config: ReportConfig, command: str) -> cli.Result:
     out = config.out or config.run / "report.html"
     if not out.parent.is_dir():
         raise ConfigError(f"there is no folder {out.parent} for the page")
-    judged = Judged(config.run, config.control, config.seeds, config.max_rows, precision)
+    judged = Judged(config.run, config.control, config.seeds, config.max_rows, precision, config.cache_dir)
     kept = Kept(out)
     planned = list(_plan(config, run, judged, kept))  # reads names only, so that a wrong one costs nothing
     sections = []
@@ -147,11 +150,11 @@ def _plan(config: ReportConfig, run: RunDirectory, judged: Judged, kept: Kept) -
         "control": config.control and [str(config.control), load_networks(config.control).fingerprint],
         "seeds": config.seeds,
     }
-    yield "run", own, lambda tables: report_run.training(run, files, kept)
+    yield "run", own, lambda tables: report_run.training(run, files, kept, config.cache_dir)
     if config.logos:
         yield (
             "logos", own | {"number": config.logos},
-            lambda tables: report_run.logos(run, files, config.logos, precision, kept, tables),
+            lambda tables: report_run.logos(run, files, config.logos, judged, kept, tables),
         )  # fmt: skip
     for name, (layout, folder) in _tasks(config.tasks).items():
         identity: dict[str, Any] = (
@@ -176,7 +179,7 @@ def _plan(config: ReportConfig, run: RunDirectory, judged: Judged, kept: Kept) -
             "background": background and str(background),
             "files": _digest([path]),
         }
-        genome = {"against": Genome(config.genome).fingerprint}
+        genome = {"against": Genome(config.genome, config.cache_dir, copy_beside=config.cache_dir is None).fingerprint}
         yield (
             "variants", common | with_control | of_variants | genome,
             lambda tables: report_variants.variants(path, config.genome, judged, background, tables),

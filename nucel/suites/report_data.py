@@ -7,6 +7,7 @@ command.
 from __future__ import annotations
 
 import csv
+import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ class Judged:
         run: directory of the run.
         control: directory of the MLM control, where there is one.
         max_rows: of each table of a task.
+        cache_dir: for the decompressed copies of .gz files; None leaves it to what reads them.
     """
 
     run: Path
@@ -57,6 +59,7 @@ class Judged:
     seeds: tuple[int, ...]
     max_rows: int | None
     precision: Precision
+    cache_dir: Path | None = None
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -145,8 +148,11 @@ def barcode_set(name: str, folders: Sequence[Path], judged: Judged, tables: Path
     Args:
         tables: folder to make, for what `nucel.suite barcodes` writes.
     """
-    config = BarcodesConfig(folders=tuple(folders), out=tables, models=judged.models, sets=(name,), seeds=judged.seeds)
-    words = ["barcodes", *folders, "--sets", name, *_suite_words(judged), "--out", "barcodes"]
+    config = BarcodesConfig(
+        folders=tuple(folders), out=tables, models=judged.models, sets=(glob.escape(name),), seeds=judged.seeds,
+        cache_dir=judged.cache_dir,
+    )  # fmt: skip
+    words = ["barcodes", *folders, "--sets", glob.escape(name), *_suite_words(judged), "--out", "barcodes"]
     command = command_line("suite", words)
     barcodes(config, command)
     lines = read_table(tables / "table.tsv")
@@ -193,8 +199,9 @@ def gene_classes(inputs: Sequence[Path], genome: Sequence[Path], judged: Judged,
     """
     split: Literal["genome", "contig"] = "genome" if len(genome) > 1 else "contig"
     config = BiotypesConfig(
-        inputs=tuple(inputs), out=tables, models=judged.models, genome=tuple(genome), seeds=judged.seeds, split_by=split
-    )
+        inputs=tuple(inputs), out=tables, models=judged.models, genome=tuple(genome), seeds=judged.seeds,
+        split_by=split, cache_dir=judged.cache_dir,
+    )  # fmt: skip
     words = ["biotypes", *inputs, *_suite_words(judged), *(["--genome", *genome] if genome else [])]
     command = command_line("suite", [*words, "--split-by", split, "--out", "biotypes"])
     summary = biotypes.biotypes(config, command).summary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..interpretation.logo import draw_logos
 from ..interpretation.networks import load_networks
 from ..interpretation.targets import Subject
 from ..objectives.kinds import OBJECTIVES
+from ..pretraining.config import TrainConfig
 from ..pretraining.setup import open_genome, windows_of
 from ..pretraining.stored import stored_config
 from ..runs import log
@@ -24,11 +26,11 @@ from ..runs.card import reached, trained_on
 from ..runs.curves import draw
 from ..runs.directory import RunDirectory
 from ..runtime.cli import command_line, console, note
-from ..runtime.device import Precision
 from ..runtime.errors import CheckpointError, NucelError
 from ..runtime.files import write_text
 from ..tokenizers.nucleotide import decode
 from .efficiency import PF_DAY, Cost
+from .report_data import Judged
 from .report_sections import Kept, Section, Table, picture
 
 LOGO_BP = 100
@@ -36,42 +38,45 @@ LOGO_BP = 100
 
 
 def windows_of_run(
-    run: RunDirectory, files: tuple[Path, ...] = ()
+    run: RunDirectory, files: tuple[Path, ...] = (), cache_dir: Path | None = None
 ) -> tuple[Windows | Records, Windows | Records, bool]:
     """A run's training and held-out windows, and whether it reads both strands.
 
     Args:
         files: where the genome is now, if it was moved.
+        cache_dir: for the decompressed copies of .gz files; by default they are made beside them.
 
     Raises:
         CheckpointError: this is not the genome that the run was trained on, or run.json cannot be read.
         GenomeError, OSError: the genome cannot be read.
     """
-    config = stored_config(run)
-    genome = Genome(files) if files else _stored_genome(run)
+    config = replace(stored_config(run), cache_dir=cache_dir)
+    if files:
+        genome = Genome(files, cache_dir, copy_beside=cache_dir is None)
+    else:
+        _require_genome(config, run)
+        genome = open_genome(config, run)
     if genome.fingerprint != run.read_description().genome.fingerprint:
         raise CheckpointError(f"{genome} is not the genome that {run} was trained on")
     return *windows_of(config, genome), config.reverse_complement
 
 
-def _stored_genome(run: RunDirectory) -> Genome:
-    config = stored_config(run)
+def _require_genome(config: TrainConfig, run: RunDirectory) -> None:
     wanted = config.genome or (run.demo_genome,)
     if missing := [str(path) for path in wanted if not path.exists()]:
         raise CheckpointError(f"the genome of {run} is not in {', '.join(missing)} any more: --trained-on says where")
-    return open_genome(config, run)
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
-def training(run: RunDirectory, files: tuple[Path, ...], kept: Kept) -> Section:
+def training(run: RunDirectory, files: tuple[Path, ...], kept: Kept, cache_dir: Path | None) -> Section:
     """The run's curves and held-out figures beside Markov models, what it was trained on, and what that cost."""
     description, lines = run.read_description(), log.read_metrics(run)
     where, rows = reached(lines, run.read_summary(), description)
     paragraphs, tables, commands = [where] if not rows else [], [], []
     notes: list[str] = []
-    losses = markov(run, files, notes)
+    losses = markov(run, files, notes, cache_dir)
     newest: dict[str, Any] = next((line for line in reversed(lines) if line["split"] == "validation"), {})
     if learned := learned_text(run, losses):
         paragraphs.append(learned)
@@ -120,10 +125,12 @@ def _facts(run: RunDirectory) -> list[list]:
     ]
 
 
-def markov(run: RunDirectory, files: tuple[Path, ...], notes: list[str]) -> dict[int, float]:
+def markov(
+    run: RunDirectory, files: tuple[Path, ...], notes: list[str], cache_dir: Path | None = None
+) -> dict[int, float]:
     """Held-out cross-entropies of Markov models by order; none, and a note, where the genome is not at hand."""
     try:
-        train, held_out, both_strands = windows_of_run(run, files)
+        train, held_out, both_strands = windows_of_run(run, files, cache_dir)
     except (NucelError, OSError) as error:
         note(f"no Markov models: {error}")
         notes.append(f"No Markov models were fitted: {error}.")
@@ -163,9 +170,7 @@ def learned_text(run: RunDirectory, losses: dict[int, float]) -> str | None:
 # ---- attribution -----------------------------------------------------------------------------------------------------
 
 
-def logos(
-    run: RunDirectory, files: tuple[Path, ...], number: int, precision: Precision, kept: Kept, tables: Path
-) -> Section:
+def logos(run: RunDirectory, files: tuple[Path, ...], number: int, judged: Judged, kept: Kept, tables: Path) -> Section:
     """Attribution logos of some held-out windows, at equal distances from the first to the last.
 
     Args:
@@ -173,8 +178,8 @@ def logos(
     """
     title = "What the model says of single bases"
     try:
-        _, held_out, _ = windows_of_run(run, files)
-        networks = load_networks(run.path).to(precision.device)
+        _, held_out, _ = windows_of_run(run, files, judged.cache_dir)
+        networks = load_networks(run.path).to(judged.precision.device)
     except (NucelError, OSError) as error:
         return Section(title, [f"There are no logos: {error}."])
     methods: tuple[Method, ...] = ()
@@ -187,7 +192,10 @@ def logos(
     windows = _windows(held_out, number)
     names, tokens = [name for name, _ in windows], [one for _, one in windows]
     subject, options = Subject(networks), AttributionOptions()
-    maps = {method: list(attributions(subject, tokens, method, options, precision, "bases")) for method in methods}
+    maps = {
+        method: list(attributions(subject, tokens, method, options, judged.precision, f"bases, {method}"))
+        for method in methods
+    }
     pictures = []
     with kept.scratch() as folder:
         for i, sequence in enumerate(tokens):

@@ -41,7 +41,7 @@ def variants(path: Path, genome: Sequence[Path], judged: Judged, background: Pat
     source = VariantFile(path)
     kind = evaluation_of(source, options)
     networks = load_networks(judged.run).to(judged.precision.device)
-    reference = Reference(Genome(tuple(genome)))
+    reference = Reference(Genome(tuple(genome), judged.cache_dir, copy_beside=judged.cache_dir is None))
     scorer = Scorer(networks, reference, ScoreOptions(), judged.precision)
     judge = Judge(kind, source, options)
     judge.check()

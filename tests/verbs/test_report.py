@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import re
 import shlex
@@ -74,6 +75,7 @@ def test_without_data_the_page_tells_of_the_run(judge, run, tmp_path):
     assert "give labelled data" in errors.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_tasks_stand_beside_their_controls_and_the_figures_are_the_table_s(judge, tmp_path, capsys):
     write_task(tmp_path / "tasks" / "one", 60, 30, 40)
     control = save_masked_lm(tmp_path / "mlm")
@@ -144,8 +146,13 @@ def test_a_genome_that_has_moved_is_said_and_can_be_named(judge, run, tmp_path):
     try:
         code, _, errors, text = judge("--logos", 0)
         assert code == 0 and "No Markov models were fitted" in text and "--trained-on says where" in errors
-        code, _, _, text = judge("--logos", 0, "--trained-on", moved)
+        packed = tmp_path / "data" / "moved.fa.gz"
+        packed.parent.mkdir()
+        packed.write_bytes(gzip.compress(moved.read_bytes()))
+        words = ("--trained-on", packed, "--cache-dir", tmp_path / "cache")
+        code, _, _, text = judge("--logos", 0, *words)
         assert code == 0 and "Markov model of order 2" in text
+        assert list(packed.parent.iterdir()) == [packed] and len(list((tmp_path / "cache").glob("*.fa"))) == 1
         other = tmp_path / "other.fa"
         other.write_text(moved.read_text().replace("A", "C", 1))
         _, _, _, text = judge("--logos", 0, "--trained-on", other)
