@@ -119,7 +119,7 @@ def _sentence(task: str, found: Sequence[Comparison]) -> str:
     value = found[0].metric, Figure.of_cell(found[0].model)
     parts = [f"{_relation(one)} {one.control} ({_signed(one.gain)})" for one in found]
     relations = "; ".join(parts)
-    return f"{task}: {value[0]} {_number(value[1].value)}. {relations[0].upper()}{relations[1:]}."
+    return f"{task}: {value[0]} {_minus(value[1].value)}. {relations[0].upper()}{relations[1:]}."
 
 
 def _relation(one: Comparison) -> str:

@@ -132,14 +132,21 @@ def markov(
     try:
         train, held_out, both_strands = windows_of_run(run, files, cache_dir)
     except (NucelError, OSError) as error:
-        note(f"no Markov models: {error}")
-        notes.append(f"No Markov models were fitted: {error}.")
+        note(f"no Markov models: {_reason(error)}")
+        notes.append(f"No Markov models were fitted: {_reason(error)}.")
         return {}
     if not len(held_out):
         notes.append("No Markov models were fitted: the run holds out no windows.")
         return {}
     console.print("Markov models of the run's windows", markup=False)
     return cross_entropies(train, held_out, ORDERS, both_strands)
+
+
+def _reason(error: NucelError | OSError) -> str:
+    """Why something cannot be read, without the system's number of the error."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}{f' ({error.filename})' if error.filename else ''}"
+    return str(error)
 
 
 def learned_text(run: RunDirectory, losses: dict[int, float]) -> str | None:
@@ -181,7 +188,7 @@ def logos(run: RunDirectory, files: tuple[Path, ...], number: int, judged: Judge
         _, held_out, _ = windows_of_run(run, files, judged.cache_dir)
         networks = load_networks(run.path).to(judged.precision.device)
     except (NucelError, OSError) as error:
-        return Section(title, [f"There are no logos: {error}."])
+        return Section(title, [f"There are no logos: {_reason(error)}."])
     methods: tuple[Method, ...] = ()
     if networks.discriminator is not None:
         methods = ("surprise", "gradient")
