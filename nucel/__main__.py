@@ -6,7 +6,9 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-VERBS = ("train", "embed", "finetune", "predict", "probe", "score", "suite", "plot", "genome", "scan", "interpret")
+VERBS = (
+    "train", "embed", "finetune", "predict", "probe", "score", "suite", "report", "plot", "genome", "scan", "interpret",
+)  # fmt: skip
 
 
 def purpose(verb: str) -> str:

@@ -25,6 +25,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from nucel.genome.fasta import Genome
+from nucel.genome.markov import counts_of
 from nucel.interpretation.networks import load_pair
 from nucel.interpretation.surprise import SurpriseOptions, parts_of, surprise
 from nucel.model.networks import Discriminator
@@ -34,7 +35,6 @@ from nucel.tokenizers import nucleotide
 
 from .. import table
 from .annotated import ANNOTATED, genes_file, in_words, open_genome, read_run
-from .markov import counts_of
 
 ORDER, PIECE, BLOCK, DRAWS = 8, 1000, 10_000, 200
 KINDS = ("CDS", "tRNA", "rRNA", "repeat_region", "intergenic")

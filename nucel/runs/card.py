@@ -148,7 +148,7 @@ def _card(run: RunDirectory, where: Path, folder: Path) -> str:
         *_use(where, folder, head),
         *_pipelines(run, where, folder),
         "## What it was trained on",
-        _trained_on(description, lines, run.newest_step(), genome),
+        _table(("what", ""), trained_on(description, lines, run.newest_step())),
         "## What it reaches",
         *_results(lines, run.read_summary(), description),
         "## What it was not evaluated for",
@@ -202,7 +202,9 @@ def _pipelines(run: RunDirectory, where: Path, folder: Path) -> list[str]:
     return parts
 
 
-def _trained_on(description: RunDescription, lines: list[dict[str, Any]], step: int, genome: str) -> str:
+def trained_on(description: RunDescription, lines: list[dict[str, Any]], step: int) -> list[tuple[str, str]]:
+    """What a run's weights of a step were trained on: names and values, whose code is in backticks."""
+    genome = " and ".join(f"`{Path(file).name}`" for file in description.genome.files)
     windows = description.windows
     rates = [line["tokens_per_s"] for line in lines if line.get("tokens_per_s") is not None]
 
@@ -229,14 +231,25 @@ def _trained_on(description: RunDescription, lines: list[dict[str, Any]], step: 
     if rates:
         rows.append(("speed", f"{median(rates):,.0f} tokens/s"))
     rows.append(("made with", ", ".join(f"{name} {x}" for name, x in description.versions.items() if x)))
-    return _table(("what", ""), rows)
+    return rows
 
 
 def _results(lines: list[dict[str, Any]], summary: dict[str, Any], description: RunDescription) -> list[str]:
-    """The newest validation, and the AUROC's interval where the trainer has come to its end since."""
+    head, rows = reached(lines, summary, description)
+    return [head, _table(("metric", "value", "what it means"), rows)] if rows else [head]
+
+
+def reached(
+    lines: list[dict[str, Any]], summary: dict[str, Any], description: RunDescription
+) -> tuple[str, list[tuple[str, str, str]]]:
+    """The newest validation, and the AUROC's interval where the trainer has come to its end since.
+
+    Returns:
+        on what it was measured, in words; and names, values and meanings of the metrics, none before a validation.
+    """
     validations = [line for line in lines if line["split"] == "validation"]
     if not validations:
-        return ["There has been no validation yet."]
+        return "There has been no validation yet.", []
     newest = validations[-1]
     summary = {name: value for name, value in summary.items() if type(value) in (int, float)}
     rows = []
@@ -250,10 +263,7 @@ def _results(lines: list[dict[str, Any]], summary: dict[str, Any], description: 
                 value += " (no interval: one held-out window)"
             rows.append((_shown(name, description), value, meaning))
     windows = f"{summary['val_windows']:,} of {description.windows.held_out:,}" if "val_windows" in summary else "the"
-    return [
-        f"On {windows} held-out windows, after {newest['step']:,} steps:",
-        _table(("metric", "value", "what it means"), rows),
-    ]
+    return f"On {windows} held-out windows, after {newest['step']:,} steps:", rows
 
 
 def _shown(metric: str, description: RunDescription) -> str:

@@ -77,8 +77,11 @@ class BarcodesConfig:
         require(self.options.pooling != "none", "a barcode needs one vector: --pooling mean or cls")
 
 
-def barcodes(config: BarcodesConfig) -> cli.Result:
+def barcodes(config: BarcodesConfig, command: str | None = None) -> cli.Result:
     """Carry out `suite barcodes`; returns its summary and report.
+
+    Args:
+        command: what result.json says; by default the process's own.
 
     Raises:
         ConfigError, InputError, GenomeError, HubError, OSError: bad input; no directory is left.
@@ -103,7 +106,7 @@ def barcodes(config: BarcodesConfig) -> cli.Result:
         sizes = ", ".join(f"{name} {value:,}" for name, value in one.sizes().items())
         console.print(f"{one.name}: {sizes}", soft_wrap=True, markup=False)
         rows += _rows(one, encoders, config, precision)
-    about = _about(config, sets, encoders, precision, time.perf_counter() - started)
+    about = _about(config, sets, encoders, precision, time.perf_counter() - started, command)
     config.out.mkdir(parents=True, exist_ok=True)
     for one in sets:
         held = held_out_species(one, config.protocol.split_seed, config.protocol.unseen_share)
@@ -160,11 +163,11 @@ def edit_neighbours(barcodes: BarcodeSet) -> Nearest:
 
 def _about(
     config: BarcodesConfig, sets: Sequence[BarcodeSet], encoders: dict[str, Encoder], precision: Precision,
-    seconds: float,
+    seconds: float, command: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     settings = json.loads(json.dumps(finite(dataclasses.asdict(config)), default=str))
     return {
-        "command": cli.command_line("suite"),
+        "command": command or cli.command_line("suite"),
         "settings": settings,
         "sets": {one.name: one.sizes() for one in sets},
         "weights": {name: fingerprint(encoder.cpu()) for name, encoder in encoders.items()},

@@ -96,8 +96,11 @@ class Line(NamedTuple):
     """float64 (3, 2)."""
 
 
-def biotypes(config: BiotypesConfig) -> cli.Result:
+def biotypes(config: BiotypesConfig, command: str | None = None) -> cli.Result:
     """Carry out `suite biotypes`; returns its summary and report.
+
+    Args:
+        command: what result.json says; by default the process's own.
 
     Raises:
         ConfigError, InputError, GenomeError, HubError, OSError: bad input; no directory is left.
@@ -147,7 +150,7 @@ def biotypes(config: BiotypesConfig) -> cli.Result:
         "out": str(config.out),
     }
     about = {
-        "command": cli.command_line("suite"),
+        "command": command or cli.command_line("suite"),
         "settings": json.loads(json.dumps(finite(dataclasses.asdict(config)), default=str)),
         "weights": {name: fingerprint(encoder.cpu()) for name, encoder in encoders.items()},
         "versions": environment.versions(precision.device),

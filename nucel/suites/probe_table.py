@@ -173,12 +173,21 @@ class Verdict(NamedTuple):
 
 def verdict(rows: Sequence[Row], task: Task) -> Verdict:
     """Compare the model's probes with all controls; fine-tuning takes no part."""
+    return _compared(rows, [row for row in rows if row.first.features not in OWN], task)
+
+
+def verdicts(rows: Sequence[Row], task: Task) -> dict[str, Verdict]:
+    """Compare the model's probes with each kind of control by itself, by the control's name."""
+    names = dict.fromkeys(row.first.features for row in rows if row.first.features not in OWN)
+    return {name: _compared(rows, [row for row in rows if row.first.features == name], task) for name in names}
+
+
+def _compared(rows: Sequence[Row], controls: Sequence[Row], task: Task) -> Verdict:
     main = main_metric(task)
 
     def best(wanted: Sequence[Row]) -> Row:
         return max(wanted, key=lambda row: _or_lowest(row.dev))
 
-    model = best([row for row in rows if row.first.features == MODEL])
-    control = best([row for row in rows if row.first.features not in OWN])
+    model, control = best([row for row in rows if row.first.features == MODEL]), best(controls)
     paired = model.draws[main] - control.draws[main]
     return Verdict(model, control, model.test(main) - control.test(main), Interval.of(paired))

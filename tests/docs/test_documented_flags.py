@@ -22,6 +22,7 @@ from nucel.suites.barcodes import BarcodesConfig
 from nucel.suites.biotypes import BiotypesConfig
 from nucel.suites.efficiency import EfficiencyConfig
 from nucel.suites.motif_order import MotifOrderConfig
+from nucel.suites.report import ReportConfig
 from nucel.suites.runner import SuiteConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -57,6 +58,13 @@ def test_flags_of_probe_exist():
     page = (DOCS / "probe.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(--[a-z-]+)", page)) | set(re.findall(r"(--[a-z-]+)", page.split("```")[1]))
     assert len(named) > 20 and named <= flags(ProbeConfig) | {"--objective", "--head"}
+
+
+def test_flags_of_report_exist():
+    page = (DOCS / "report.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(--[a-z-]+)", page))
+    named |= {flag for block in page.split("```")[1::2] for flag in re.findall(r"(--[a-z-]+)", block)}
+    assert len(named) > 10 and named <= flags(ReportConfig) | {"--evaluate"}
 
 
 def test_flags_of_scan_exist():

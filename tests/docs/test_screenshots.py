@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 import subprocess
 
 import pytest
+from support.browser import command
 
 WIDTHS = {"desktop": 1280, "phone": 390}
 FRAMES = """<!doctype html><body><script>
@@ -38,12 +38,7 @@ It counts as loaded, and is printed, when all of them are.
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory) -> list[str]:
-    """The command of a browser without a window."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("needs Chromium")
-    profile = tmp_path_factory.mktemp("profile")
-    return [found, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}"]
+    return command(tmp_path_factory.mktemp("profile"))
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from support.pair import save_pair, tiny_pair
 from support.tiny import save_tiny_model, tiny_classifier, write_task
 from support.tiny_run import MODEL, write_genome
 
-from nucel import finetune, plot, predict, probe, scan, score, suite, train
+from nucel import finetune, plot, predict, probe, report, scan, score, suite, train
 from nucel.embed import __main__ as embed
 from nucel.genome import __main__ as genome
 from nucel.model import hub
@@ -27,6 +27,7 @@ VERBS = {"train": train, "embed": embed, "predict": predict, "plot": plot, "geno
     "finetune": finetune,
     "suite": suite,
     "probe": probe,
+    "report": report,
 }
 
 
@@ -194,3 +195,14 @@ def test_a_probe_says_whether_it_beat_its_controls(ended, tmp_path):
     assert lines[0].startswith("The best probe by dev, linear on model, mean, layer 2, has a test MCC of ")
     assert f"{summary['control_probe']}, {summary['control_test']:.3f} (difference" in lines[0]
     assert str(tmp_path / "out" / "table.tsv") in lines[1] and "--finetune" in lines[2]
+
+
+def test_a_report_begins_with_its_answer(ended, tmp_path):
+    for library in ("matplotlib", "logomaker"):
+        pytest.importorskip(library)
+    genome, run = write_genome(tmp_path / "a.fa"), tmp_path / "run"
+    ended("train", *MODEL, "--steps", 1, "--genome", genome, "--out", run)
+    lines, summary = ended("report", run, "--logos", 0)
+    assert lines[0] == summary["answer"] and lines[0].startswith("Open: ")
+    assert summary["out"] == str(run / "report.html") and summary["out"] in lines[1]
+    assert "--tasks" in lines[2]
