@@ -69,11 +69,12 @@ def test_padding_enters_no_metric_of_the_pair(barcodes):
     scores = [pair.scores(last) for last in (first, second)]
     assert pair.exact_metrics(*scores[0]) == pytest.approx(pair.exact_metrics(*scores[1]))
     assert pair.interval(*scores[0]) == pytest.approx(pair.interval(*scores[1]))
-    real = torch.arange(60) < lengths[:, None]
-    assert torch.equal(scores[0][2], real)
-    by_hand = RankedScores(-first.logits[real], ~first.corrupted.original[real]).auroc()
+    bases = torch.arange(60) < lengths[:, None]
+    bases[:, 0] = False  # [CLS]
+    assert torch.equal(scores[0][2], bases)
+    by_hand = RankedScores(-first.logits[bases], ~first.corrupted.original[bases]).auroc()
     assert pair.exact_metrics(*scores[0])["rtd_auroc"] == by_hand
-    fraction = float((~first.corrupted.original[real]).float().mean())
+    fraction = float((~first.corrupted.original[bases]).float().mean())
     assert figures[0]["replaced_fraction"] == pytest.approx(fraction)
 
 
