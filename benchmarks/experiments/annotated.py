@@ -35,8 +35,10 @@ def read_run(run: Path) -> RunDescription:
     return description
 
 
-def in_words(description: RunDescription) -> str:
-    """A run's budget and what it was started from."""
-    budget = f"{description.steps:,} steps of {description.batch_size} x {description.context} tokens"
+def in_words(run: Path, description: RunDescription) -> str:
+    """What a run has been trained on so far, and what it was started from."""
+    step = RunDirectory(run).newest_step()
+    steps = f"{step:,} steps" if step == description.steps else f"{step:,} of {description.steps:,} steps"
+    budget = f"{steps} of {description.batch_size} x {description.context} tokens"
     began = ", from an earlier run's weights" if description.initial_weights else ""
     return f"{description.objective}, {budget}{began}, on {description.genome.length_bp / 1e6:.0f} Mb"

@@ -211,7 +211,7 @@ def main() -> None:
 
     lines = [
         "# What a genome's surprise shows", "",
-        f"{table.machine_line(table.machine(precision.device))}. Run: {in_words(description)}, "
+        f"{table.machine_line(table.machine(precision.device))}. Run: {in_words(options.run, description)}, "
         f"without the three genomes below, of which the first {options.mega_bases:g} Mb are "
         "read. Means and shares with 95 % intervals.", "",
         "```sh", "python -m benchmarks.experiments.scan_proofs RUN $NUCEL_DATA --out benchmarks/results/scan.md", "```",

@@ -139,7 +139,7 @@ def main() -> None:
     machine = table.machine_line(table.machine(torch.device("cpu")))
     lines = [
         "# Dependency maps of tRNA genes", "",
-        f"{machine}. Run: {in_words(description)}, without the three genomes. {len(known)} genes; "
+        f"{machine}. Run: {in_words(options.run, description)}, without the three genomes. {len(known)} genes; "
         f"{len(found) - len(known)} left out, whose stems were not found. Medians over genes with 95 % intervals.", "",
         "```sh", "python -m benchmarks.experiments.trna_maps RUN $NUCEL_DATA --out benchmarks/results/trna.md", "```",
         "", table.markdown_table(["network", "paired bases, relative to others as far apart", "AUROC"], rows),
