@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..tokenizers import nucleotide
 from ..tokenizers.nucleotide import BASES, reverse_complement
 from .records import Records
 from .windows import Windows
@@ -73,10 +72,8 @@ def counts_of(tokens: np.ndarray, order: int) -> np.ndarray:
 def blocks(windows: Windows | Records, most_bp: int = MOST_BP) -> Iterator[np.ndarray]:
     """Tokens uint8 (N, window_bp) of some windows after the other, or (1, length) of one record after the other."""
     if isinstance(windows, Records):
-        genome = windows.first.genome
         for contig in windows.first.contig[:: _every(int(windows.lengths.sum()), most_bp)].tolist():
-            letters = genome.letters(contig)
-            yield nucleotide.ENCODE[letters[letters != ord("-")] if windows.drop_gaps else letters][None]
+            yield windows.tokens(contig)[None]
         return
     size = windows.window_bp
     every = _every(len(windows) * size, most_bp)

@@ -11,13 +11,12 @@ import numpy as np
 from ..runtime.environment import available_cpus
 from ..runtime.errors import GenomeError
 from ..tokenizers import nucleotide
-from .fasta import FORWARD, REVERSE, Genome
+from .fasta import Genome
 from .sampler import WindowBatch, WindowSampler
 from .windows import WindowOptions, Windows, contig_numbers
 
-_GAP = 255
-"""A token that no letter has: in its place, a gap that is to be removed."""
-_IS_GAP = (np.arange(256) == ord("-")).astype(np.uint8)
+_GAP = ord("-")
+_IS_GAP = (np.arange(256) == _GAP).astype(np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +41,15 @@ class Records:
     def lengths(self) -> np.ndarray:
         """Bases of each record, int64 (N,)."""
         return self.bases[self.first.contig]
+
+    def tokens(self, contig: int) -> np.ndarray:
+        """A record as a whole, forward, uint8 (bases,); `contig` is its number in the genome.
+
+        Raises:
+            OSError: the file was changed, cut short, replaced or removed.
+        """
+        letters = self.first.genome.letters(contig)
+        return nucleotide.ENCODE[letters[letters != _GAP] if self.drop_gaps else letters]
 
     @classmethod
     def of(cls, genome: Genome, options: WindowOptions, drop_gaps: bool = False) -> Records:
@@ -87,7 +95,7 @@ class Records:
 def _gaps_of(genome: Genome) -> np.ndarray:
     """How many ``-`` each contig has, int64 (contigs,). Only files that have any are read."""
     gaps = np.zeros(len(genome.contigs), np.int64)
-    doubtful = np.flatnonzero(genome.byte_counts[genome.file, ord("-")] > 0)
+    doubtful = np.flatnonzero(genome.byte_counts[genome.file, _GAP] > 0)
     for length in np.unique(genome.lengths[doubtful]):
         some = doubtful[genome.lengths[doubtful] == length]
         start = np.zeros(len(some), np.int64)
@@ -168,10 +176,6 @@ class RecordSampler:
             records.first, 2, batch_size, seed, rank, world_size, reverse_complement, threads
         )  # [CLS] and the first base
         self.rows, self.steps_per_epoch = self._order.rows, self._order.steps_per_epoch
-        self._tables = (FORWARD.copy(), REVERSE.copy())
-        if records.drop_gaps:
-            for table in self._tables:
-                table[ord("-")] = _GAP
 
     def batch(self, step: int) -> RecordBatch:
         """This rank's rows of a step, with their `lengths`; raises as `WindowSampler.batch`."""
@@ -188,7 +192,9 @@ class RecordSampler:
         for i, (row, contig, strand) in enumerate(
             zip(drawn.rows.tolist(), drawn.contig.tolist(), drawn.strand.tolist(), strict=True)
         ):
-            bases = self._read(contig, strand < 0)
+            bases = self.records.tokens(contig)
+            if strand < 0:
+                bases = nucleotide.reverse_complement(bases)
             if (surplus := len(bases) - (self.context - 1)) > 0:
                 at = _drawn(self.seed, row, surplus + 1)
                 bases = bases[at : at + self.context - 1]
@@ -196,8 +202,3 @@ class RecordSampler:
             tokens[i, 1 : 1 + len(bases)] = bases
             lengths[i] = 1 + len(bases)
         return RecordBatch(tokens, drawn.rows, drawn.contig, start_bp, drawn.strand, lengths)
-
-    def _read(self, contig: int, reverse: bool) -> np.ndarray:
-        genome = self.records.first.genome
-        bases = genome._native.fetch(contig, 0, int(genome.lengths[contig]), self._tables[reverse], reverse)
-        return bases[bases != _GAP] if self.records.drop_gaps else bases

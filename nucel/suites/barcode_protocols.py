@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..runtime.errors import require
+from ..tasks.intervals import Interval
 from .barcode_sets import BarcodeSet, held_out_species
 
 Embedding = Callable[[Sequence[np.ndarray]], np.ndarray]
@@ -245,11 +246,10 @@ def classification(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     return {"accuracy": float((true == predicted).mean()), "balanced_accuracy": float(np.mean(hits)), **f1}
 
 
-def accuracy_interval(right: np.ndarray, draws: int, seed: int) -> tuple[float, float]:
+def accuracy_interval(right: np.ndarray, draws: int, seed: int) -> Interval:
     """95 % interval of an accuracy by bootstrap over the sequences, from which of them are right, bool (n,)."""
     drawn = np.random.default_rng(seed).binomial(len(right), right.mean(), draws) / len(right)
-    low, high = np.percentile(drawn, (2.5, 97.5))
-    return float(low), float(high)
+    return Interval.of(drawn)
 
 
 def mutual_information(true: np.ndarray, found: np.ndarray, draws: int, seed: int) -> tuple[float, float, float]:
@@ -265,5 +265,5 @@ def mutual_information(true: np.ndarray, found: np.ndarray, draws: int, seed: in
     for _ in range(draws):
         rows = rng.permutation(len(true))[: len(true) // 2]
         halves.append(100 * float(score(true[rows], found[rows])))
-    low, high = np.percentile(halves, (2.5, 97.5)) - np.mean(halves)
-    return value, value + float(low), min(100.0, value + float(high))
+    low, high = Interval.of(np.array(halves) - np.mean(halves))
+    return value, value + low, min(100.0, value + high)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..genome.sequences import Sequences
 from ..runtime.errors import InputError
+from ..tasks.intervals import LEVEL
 from ..tasks.splitting import canonical_kmers, split_rows
 from .biotype_sources import Gene
 
@@ -120,4 +121,4 @@ def intervals(counts: np.ndarray, draws: int, seed: int) -> np.ndarray:
     """95 % intervals of the three F1 by bootstrap over sequences, float64 (3, 2)."""
     cells = counts.ravel()
     drawn = np.random.default_rng(seed).multinomial(cells.sum(), cells / cells.sum(), draws)
-    return np.percentile(f1_scores(drawn.reshape(draws, *counts.shape)), (2.5, 97.5), axis=0).T
+    return np.percentile(f1_scores(drawn.reshape(draws, *counts.shape)), LEVEL, axis=0).T

@@ -249,7 +249,7 @@ def _markdown(lines: Sequence[Line], about: dict[str, Any]) -> str:
         for i in range(len(MEANS)):
             values = np.array([line.f1[i] for line in own])
             spread = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
-            low, high = own[0].intervals[i]
+            low, high = np.mean([line.intervals[i] for line in own], axis=0)
             cells.append(f"{values.mean():.3f}{spread} [{low:.3f}, {high:.3f}]")
         rows.append(f"| {method} | {' | '.join(cells)} |")
     settings = about["settings"]

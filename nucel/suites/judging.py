@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-_LEVEL = (2.5, 97.5)
+from ..tasks.intervals import Interval
 
 
 class Figure(NamedTuple):
@@ -23,9 +23,7 @@ class Figure(NamedTuple):
 
     @classmethod
     def of(cls, value: float, draws: np.ndarray) -> Figure:
-        known = draws[np.isfinite(draws)]
-        low, high = np.percentile(known, _LEVEL) if len(known) else (np.nan, np.nan)
-        return cls(float(value), float(low), float(high), draws)
+        return cls(float(value), *Interval.of(draws), draws)
 
     @classmethod
     def mean(cls, figures: list[Figure]) -> Figure:

@@ -6,6 +6,7 @@ import dataclasses
 import fnmatch
 
 from ..tasks.fit import FitOptions
+from ..tasks.search import PROTOCOL
 from .layouts import GENOMIC_BENCHMARKS, TABLES
 
 _GUE_EPOCHS = {
@@ -24,7 +25,7 @@ def published_fit(suite: str, task: str, fit: FitOptions) -> FitOptions:
     """
     if suite == TABLES:
         epochs = next((n for pattern, n in _GUE_EPOCHS.items() if fnmatch.fnmatchcase(task, pattern)), fit.epochs)
-        return dataclasses.replace(fit, lr=3e-5, batch_size=32, warmup_steps=50, epochs=epochs)
+        return dataclasses.replace(fit, lr=PROTOCOL.lr, batch_size=32, warmup_steps=50, epochs=epochs)
     if suite == GENOMIC_BENCHMARKS:
         return dataclasses.replace(fit, epochs=10, batch_size=128)
     return fit

@@ -95,7 +95,7 @@ def report(config: ReportConfig, command: str) -> cli.Result:
         raise ConfigError(f"there is no folder {out.parent} for the page")
     judged = Judged(config.run, config.control, config.seeds, config.max_rows, precision, config.cache_dir)
     kept = Kept(out)
-    planned = list(_plan(config, run, judged, kept))  # reads names only, so that a wrong one costs nothing
+    planned = list(_plan(config, run, judged, kept))  # digests of all data, so that a wrong path costs nothing
     sections = []
     for i, (name, identity, make) in enumerate(planned, start=1):
         console.print(f"{i} of {len(planned)}: {name}", soft_wrap=True, markup=False)
@@ -200,8 +200,8 @@ def _tasks(folders: tuple[Path, ...]) -> dict[str, tuple[Layout, Path]]:
         return {}
     found = {}
     for name, layout in find_layouts(folders).items():
-        places = [folder / name for folder in folders if (folder / name).is_dir()]
-        found[name] = layout, next(iter([*places, *folders]))
+        own = [folder / name for folder in folders if (folder / name).is_dir()]
+        found[name] = layout, (own or folders)[0]
     return found
 
 

@@ -216,7 +216,7 @@ def logos(run: RunDirectory, files: tuple[Path, ...], number: int, judged: Judge
         "gradient": "gradient, how much the base adds to the sum of the discriminator's logits",
         "entropy": "entropy, the masked LM's information: each letter as high as its share of ln 4 less the entropy",
     }
-    lines = [f"{'; '.join(meaning[method] for method in methods)}."]
+    text = f"{'; '.join(meaning[method] for method in methods)}."
     notes = ["Means of both strands. The windows are chosen by their place alone, before anything was computed."]
     fasta = tables / "windows.fa"
     tables.mkdir(parents=True)
@@ -224,7 +224,7 @@ def logos(run: RunDirectory, files: tuple[Path, ...], number: int, judged: Judge
     write_text(fasta, "".join(records))
     words = ["attribution", run, fasta, "--method", *methods, "--out", "logos.svg"]
     command = command_line("interpret", words)
-    return Section(title, [lines[0][0].upper() + lines[0][1:]], pictures=pictures, commands=[command], notes=notes)
+    return Section(title, [text[0].upper() + text[1:]], pictures=pictures, commands=[command], notes=notes)
 
 
 def _windows(held_out: Windows | Records, number: int) -> list[tuple[str, np.ndarray]]:

@@ -43,12 +43,12 @@ class FeatureCache:
             raise ConfigError("--cache needs h5py, which is not installed: pip install 'nucel[embed]'")
 
     def read_or_fill(self, key: dict[str, Any], shape: tuple[int, ...], dtype: Any, rows: Iterable[np.ndarray]) -> Any:
-        """The dataset of a key, h5py's, open for reading; it is filled first where there is none.
+        """The h5py dataset of a key, open for reading. If its file does not exist yet, it is written first.
 
         Args:
             key: all that decides the numbers.
             shape: (n, ...), stored in chunks of rows.
-            rows: n arrays (...), asked for only where there is no file.
+            rows: n arrays (...), iterated over only if the file does not exist yet.
 
         Raises:
             ConfigError: the folder would hold more than the limit; nothing is written.

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 DRAWS, SEED = 1000, 0
-_LEVEL = (2.5, 97.5)
+LEVEL = (2.5, 97.5)
+"""Percentiles that a 95 % interval lies between."""
 _BLOCK = 4_000_000
 """Weights that are held at once."""
 
@@ -29,7 +30,7 @@ class Interval(NamedTuple):
         known = draws[np.isfinite(draws)]
         if not len(known):
             return cls(float("nan"), float("nan"))
-        low, high = np.percentile(known, _LEVEL)
+        low, high = np.percentile(known, LEVEL)
         return cls(float(low), float(high))
 
 
