@@ -4,7 +4,7 @@ python -m nox                    the fast tests under all Pythons that are insta
 python -m nox -s tests-3.10      under one of them
 python -m nox -- -m ""           all tests; what follows -- goes to pytest
 python -m nox -s wheel           build an sdist, a wheel from it, and try the wheel without a compiler
-python -m nox -s lint docs       format and spelling; the site, strictly
+python -m nox -s lint            format, lint and spelling
 """
 
 from __future__ import annotations
@@ -43,10 +43,3 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("bash", "-c", "git ls-files -z | xargs -0 codespell --ignore-words-list=anc", external=True)
-
-
-@nox.session
-def docs(session: nox.Session) -> None:
-    """The site, every warning of which is an error."""
-    session.install(".[docs]")
-    session.run("mkdocs", "build", "--strict", "--site-dir", str(Path(session.create_tmp()) / "site"))
