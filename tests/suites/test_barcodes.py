@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.data import DATA, real
+from support.stopping import Stopped, counted
 from support.tiny import save_tiny_model
 
 from nucel.genome.kmers import kmer_frequencies
@@ -253,9 +254,9 @@ def test_umap_finds_clusters_too():
 
 @pytest.fixture
 def call(tmp_path, capsys):
-    def run(*words):
+    def run(*words, out="out"):
         try:
-            status = main(["barcodes", *map(str, words), "--out", str(tmp_path / "out")])
+            status = main(["barcodes", *map(str, words), "--out", str(tmp_path / out)])
         except SystemExit as ended:  # a flag with a value that is not allowed
             status = int(ended.code or 0)
         captured = capsys.readouterr()
@@ -298,6 +299,44 @@ def test_the_verb_writes_a_table_with_its_controls(call, tmp_path):
     assert status == 2 and "is not an empty directory" in err
 
 
+def test_a_stopped_command_goes_on_where_it_was(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(protocols, "_EPOCHS", 3)
+    folder = write_set(write_set(tmp_path / "sets", "first"), "second")
+    model = save_tiny_model(tmp_path / "model", context=256)
+    words = (
+        folder, "--models", f"rtd={model}", "--reduction", "pca", "--draws", "20", "--seeds", "0", "1",
+        "--no-edit-distance",
+    )  # fmt: skip
+    assert call(*words, out="whole")[0] == 0 and not (tmp_path / "whole.parts").exists()
+
+    def key(one, method, *others):
+        return one.name, method, others[-1]
+
+    both = (0, 1)
+    methods = [("rtd", both), ("4-mers", both), ("6-mers", both), ("untrained", (0,)), ("untrained", (1,))]
+    every = [(name, *method) for name in ("first", "second") for method in methods]
+    with monkeypatch.context() as patch:
+        seen = counted(patch, "nucel.suites.barcodes.evaluate", key, calls=6)
+        with pytest.raises(Stopped):
+            call(*words)
+    assert seen == every[:6] and not (tmp_path / "out").exists()
+
+    for other in (("--draws", "30"), ("--seeds", "0", "2"), ("--unseen-share", "0.5")):  # other settings
+        status, _, err = call(*words, *other)
+        assert status == 2 and "out.parts is of another suite barcodes" in re.sub(r"\s+", " ", err)
+    other = save_tiny_model(tmp_path / "other", context=256, seed=1)
+    assert call(folder, "--models", f"rtd={other}", *words[3:])[0] == 2
+    text = (folder / "second_test.fasta").read_text()
+    (folder / "second_test.fasta").write_text(text.replace("species1", "species2"))
+    assert call(*words)[0] == 2
+    (folder / "second_test.fasta").write_text(text)
+
+    seen = counted(monkeypatch, "nucel.suites.barcodes.evaluate", key)
+    assert call(*words, "--unseen-in-pretraining", "no")[0] == 0 and seen == every[6:]
+    assert (tmp_path / "out" / "table.tsv").read_bytes() == (tmp_path / "whole" / "table.tsv").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"sets", "model", "other", "whole", "out"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -311,4 +350,4 @@ def test_the_verb_writes_a_table_with_its_controls(call, tmp_path):
 )
 def test_what_cannot_work_is_refused_and_leaves_nothing(call, tmp_path, words, message):
     status, _, err = call(write_set(tmp_path / "sets"), *words)
-    assert status == 2 and message in re.sub(r"\s+", " ", err) and not (tmp_path / "out").exists()
+    assert status == 2 and message in re.sub(r"\s+", " ", err) and not list(tmp_path.glob("out*"))
