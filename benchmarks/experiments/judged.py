@@ -21,6 +21,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,13 @@ PURPOSE = (
 def finetuning(folder: Path, options: argparse.Namespace, context: int | None) -> str:
     """Fine-tuning of every method on every task, as the suite tells it."""
     epochs = options.epochs or SearchedFitOptions().epochs_on(options.fits or 10**9)
+    whole = FitOptions(lr=options.lr, epochs=epochs)
+    if options.fits:  # a warm-up of the default length would be most of a short training
+        whole = replace(whole, warmup_steps=min(whole.warmup_steps, whole.steps(options.fits) // 10))
     out = options.work / f"finetune-{options.fits or 'all'}"
     config = SuiteConfig(
         folders=(folder,), out=out, models=_models(options), seeds=tuple(options.seeds), context=context,
-        fit=FitOptions(lr=options.lr, epochs=epochs), head=HeadOptions(classifier_pooling="mean"),
+        fit=whole, head=HeadOptions(classifier_pooling="mean"),
         compute=DeviceOptions(dtype=options.dtype),
     )  # fmt: skip
     run_suite(config)
@@ -101,7 +105,7 @@ def sections(
 
     def of_biotypes(out: Path) -> None:
         genes, genomes = annotated(data)
-        split: dict[str, Any] = {"split_by": "genome", "min_genes": MIN_GENES}
+        split: dict[str, Any] = {"split_by": "genome", "min_genes": MIN_GENES, "room_bp": options.room_bp}
         biotypes(BiotypesConfig(inputs=genes, genome=genomes, out=out, **split, **common))
 
     if "probes" in options.parts:
@@ -114,7 +118,7 @@ def sections(
     if "barcodes" in options.parts:
         yield "DNA barcodes", suite_table(options, "barcodes", of_barcodes)
     if "biotypes" in options.parts:
-        yield "Biotypes", suite_table(options, "biotypes", of_biotypes)
+        yield "Biotypes", suite_table(options, f"biotypes-{options.room_bp}", of_biotypes)
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------
@@ -163,6 +167,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--fits", type=int, help="of each table at most, for fine-tuning")
     parser.add_argument("--lr", type=float, default=5e-4, help="of fine-tuning")
     parser.add_argument("--epochs", type=int, help="of fine-tuning; by default as many as make 500 steps, 3 to 20")
+    parser.add_argument("--room-bp", type=int, default=1024, help="first bases of a gene that biotypes are told by")
     parser.add_argument("--dtype", choices=("auto", "fp32", "bf16"), default="auto")
     return parser.parse_args(words)
 

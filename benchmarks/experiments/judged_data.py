@@ -37,13 +37,20 @@ def prepare(data: Path, work: Path, rows: int | None) -> Path:
     if folder.exists():
         return folder
     work.mkdir(parents=True, exist_ok=True)
-    with replacing(folder) as made:
-        for name, task in _tasks(data, made / "splice", SequenceOptions(cache_dir=work / CACHE)):
-            small = limited(task, rows)
-            (made / name).mkdir(parents=True, exist_ok=True)
-            for part, split in zip(PARTS, small.splits, strict=True):
-                (made / name / f"{part}.csv").write_text(_table(split), encoding="utf-8")
+    try:
+        with replacing(folder) as made:
+            _write(made, data, rows, SequenceOptions(cache_dir=work / CACHE))
+    except OSError:
+        if not folder.exists():  # else another process was faster, with the same tables
+            raise
     return folder
+
+
+def _write(folder: Path, data: Path, rows: int | None, columns: SequenceOptions) -> None:
+    for name, task in _tasks(data, folder / "splice", columns):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for part, split in zip(PARTS, limited(task, rows).splits, strict=True):
+            (folder / name / f"{part}.csv").write_text(_table(split), encoding="utf-8")
 
 
 def _tasks(data: Path, splice: Path, columns: SequenceOptions) -> Iterator[tuple[str, Task]]:
