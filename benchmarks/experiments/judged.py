@@ -41,7 +41,7 @@ from nucel.runtime.files import write_text
 from nucel.runtime.parts import Parts
 from nucel.runtime.version import __version__
 from nucel.suites.barcodes import BarcodesConfig, barcodes
-from nucel.suites.biotypes import BiotypesConfig, biotypes
+from nucel.suites.biotypes import BiotypesConfig, SplitOptions, biotypes
 from nucel.suites.methods import load_encoder
 from nucel.suites.probe_table import CONTROL, MODEL
 from nucel.suites.runner import SuiteConfig, run_suite
@@ -105,7 +105,11 @@ def sections(
 
     def of_biotypes(out: Path) -> None:
         genes, genomes = annotated(data)
-        split: dict[str, Any] = {"split_by": "genome", "min_genes": MIN_GENES, "room_bp": options.room_bp}
+        split: dict[str, Any] = {
+            "evaluation": SplitOptions(split_by="genome"),
+            "min_genes": MIN_GENES,
+            "room_bp": options.room_bp,
+        }
         biotypes(BiotypesConfig(inputs=genes, genome=genomes, out=out, **split, **common))
 
     if "probes" in options.parts:

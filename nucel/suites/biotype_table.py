@@ -53,12 +53,12 @@ def markdown(lines: Sequence[Line], about: dict[str, Any]) -> str:
             low, high = np.mean([line.intervals[i] for line in own], axis=0)
             cells.append(f"{values.mean():.3f}{spread} [{low:.3f}, {high:.3f}]")
         rows.append(f"| {method} | {' | '.join(cells)} |")
-    settings = about["settings"]
+    settings, evaluation = about["settings"], about["settings"]["evaluation"]
     shares = ", ".join(f"{seed}: {share:.1%}" for seed, share in about["nearly_identical"].items())
     classes = ", ".join(f"{name} {count:,}" for name, count in about["classes"].items())
     notes = (
-        f"Mean over seeds ± standard deviation, which are splits by {settings['split_by']}; in brackets the mean "
-        f"of the seeds' 95 % intervals ({settings['draws']:,} draws over sequences). Classes: {classes}; "
+        f"Mean over seeds ± standard deviation, which are splits by {evaluation['split_by']}; in brackets the mean "
+        f"of the seeds' 95 % intervals ({evaluation['draws']:,} draws over sequences). Classes: {classes}; "
         f"{about['cut']:,} sequences were cut to {settings['room_bp']} bp. Test sequences 95 % of whose 12-mers "
         f"are in one training sequence, by seed: {shares}."
     )

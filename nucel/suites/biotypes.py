@@ -46,6 +46,25 @@ _NO_FIGURE = ("inputs", "out", "models", "genome", "pictures", "cache_dir", "com
 
 
 @dataclass(frozen=True, kw_only=True)
+class SplitOptions:
+    """What is held out, and how the prediction is judged."""
+
+    split_by: Literal["genome", "contig", "cluster", "rows"] = "contig"
+    """What is held out: a genome in turn, or a share of contigs, of clusters of similar sequences, or of rows."""
+    test_share: float = 0.2
+    """Share of the sequences to test on, unless genomes are held out."""
+    trees: int = 300
+    """Of XGBoost, for each class."""
+    draws: int = 1000
+    """Of the bootstrap over sequences that gives the 95 % intervals."""
+
+    def __post_init__(self) -> None:
+        for name in ("trees", "draws"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        require(0 < self.test_share < 1, f"test_share must lie between 0 and 1, got {self.test_share}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class BiotypesConfig:
     """Biotypes by XGBoost on embeddings, beside their controls, with pictures."""
 
@@ -63,30 +82,24 @@ class BiotypesConfig:
     """Leave out classes of fewer sequences."""
     room_bp: int = 1024
     """First bases of each sequence that are read, in sense direction."""
-    split_by: Literal["genome", "contig", "cluster", "rows"] = "contig"
-    """What is held out: a genome in turn, or a share of contigs, of clusters of similar sequences, or of rows."""
-    test_share: float = 0.2
-    """Share of the sequences to test on, unless genomes are held out."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """One training for each, with a split of its own, and weights of its own for the untrained encoder."""
-    trees: int = 300
-    """Of XGBoost, for each class."""
-    draws: int = 1000
-    """Of the bootstrap over sequences that gives the 95 % intervals."""
     pictures: bool = True
     """Draw t-SNE and UMAP of the first model's vectors."""
     cache_dir: Path | None = None
     """Folder for the decompressed copies of .gz files. By default they are made beside the files by what reads them for
     long, and in $XDG_CACHE_HOME/nucel or ~/.cache/nucel otherwise."""
-    options: OmitArgPrefixes[EmbedOptions] = field(default_factory=EmbedOptions)
+    evaluation: OmitArgPrefixes[SplitOptions] = field(default_factory=SplitOptions)
+    options: OmitArgPrefixes[Annotated[EmbedOptions, tyro.conf.arg(name="embedding")]] = field(
+        default_factory=EmbedOptions
+    )
     compute: OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
     def __post_init__(self) -> None:
         require_seeds(self.seeds)
         require(self.options.pooling != "none", "a gene needs one vector: --pooling mean or cls")
-        for name in ("min_genes", "room_bp", "trees", "draws"):
+        for name in ("min_genes", "room_bp"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        require(0 < self.test_share < 1, f"test_share must lie between 0 and 1, got {self.test_share}")
 
 
 def biotypes(config: BiotypesConfig, command: str | None = None) -> cli.Result:
@@ -116,7 +129,7 @@ def biotypes(config: BiotypesConfig, command: str | None = None) -> cli.Result:
         + ", ".join(f"{name} {count:,}" for name, count in counts.items())
         + (f"; left out, as rarer: {', '.join(left_out)}" if left_out else ""), soft_wrap=True, markup=False,
     )  # fmt: skip
-    folds = {seed: fold(genes, config.split_by, seed, config.test_share) for seed in config.seeds}
+    folds = {seed: fold(genes, config.evaluation.split_by, seed, config.evaluation.test_share) for seed in config.seeds}
     near = {seed: nearly_identical(genes, one) for seed, one in folds.items()}
     parts = Parts(
         config.out, "suite biotypes", identity_of(config, _NO_FIGURE, encoders, precision, _fingerprint(genes))
@@ -221,9 +234,9 @@ def _line(
         names, counts = np.unique(labels[rows.train], return_counts=True)
         predicted = np.full(len(rows.test), names[counts.argmax()])
     else:
-        predicted = classify(vectors, labels, rows, seed, config.trees, environment.available_cpus())
+        predicted = classify(vectors, labels, rows, seed, config.evaluation.trees, environment.available_cpus())
     matrix = confusion(labels[rows.test], predicted)
-    ends = intervals(matrix, config.draws, seed)
+    ends = intervals(matrix, config.evaluation.draws, seed)
     return Line(method, seed, rows.held_out, len(rows.test), near, f1_scores(matrix).tolist(), ends.tolist())
 
 

@@ -327,7 +327,7 @@ def test_a_stopped_command_goes_on_where_it_was(call, fasta, tmp_path, monkeypat
             call(*words)
     assert len(seen) == left and not (tmp_path / "out").exists()
     status, _, err = call(*words, "--trees", "6")
-    assert status == 2 and "settings.trees: the run has 5, given is 6" in re.sub(r"\s+", " ", err)
+    assert status == 2 and "settings.evaluation.trees: the run has 5, given is 6" in re.sub(r"\s+", " ", err)
     fasta.write_text((text := fasta.read_text()).replace("gene_biotype:rare", "gene_biotype:lncRNA"))
     assert call(*words)[0] == 2
     fasta.write_text(text)
