@@ -178,4 +178,4 @@ class Electra(nn.Module):
         low, high = metrics["rtd_auroc_low"], metrics["rtd_auroc_high"]
         interval = "" if math.isnan(low) else f", 95 % interval {low:.3f} to {high:.3f}"
         details = f"AUROC {metrics['rtd_auroc']:.3f}{interval}"
-        return Verdict("the discriminator's loss", metrics["rtd_loss"], metrics["rtd_blind"], details)
+        return Verdict("the discriminator's loss", metrics["rtd_loss"], metrics["rtd_blind"], details, not low <= 0.5)

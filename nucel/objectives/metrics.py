@@ -35,13 +35,18 @@ class Verdict(NamedTuple):
     loss: float
     constant_guess: float
     details: str
+    ranks: bool = True
+    """Whether what it predicts is shown to rank better than chance, where that is measured."""
 
     @property
     def learned(self) -> bool:
-        return self.loss < self.constant_guess
+        return self.loss < self.constant_guess and self.ranks
 
     def __str__(self) -> str:
-        beginning, relation = ("It has learned", "below") if self.learned else ("It has not learned yet", "not below")
+        below = self.loss < self.constant_guess
+        beginning, relation = ("It has learned", "below") if below else ("It has not learned yet", "not below")
+        if below and not self.ranks:
+            beginning = "It is not shown that it has learned"
         return (
             f"{beginning}: on held-out windows {self.what} is {self.loss:.4f}, {relation} a constant guess's "
             f"{self.constant_guess:.4f} ({self.details})."

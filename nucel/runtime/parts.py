@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,9 @@ class Parts:
         command: its name, for messages.
         identity: all that the result depends on, as JSON takes it. Parts of another identity are never mixed in.
 
+    Attributes:
+        seconds: that the parts which `once` and `once_json` gave took, in this call of the command or in earlier ones.
+
     Raises:
         ConfigError: the folder is there and holds something else.
         CheckpointError: about.json is damaged.
@@ -34,6 +39,7 @@ class Parts:
 
     def __init__(self, out: Path, command: str, identity: dict[str, Any]):
         self.folder = out.with_name(out.name + ".parts")
+        self.seconds = 0.0
         about = self.folder / _ABOUT
         wanted = json.loads(json.dumps(identity))
         if self.folder.exists() and not about.exists() and any(self.folder.iterdir()):
@@ -67,6 +73,20 @@ class Parts:
         """A part's arrays, as `save` took them."""
         with np.load(self._file(number), allow_pickle=False) as arrays:
             return dict(arrays)
+
+    def once(self, number: int, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """A part's arrays: those that are kept, or else new ones, which then are."""
+        if number not in self:
+            started = time.perf_counter()
+            arrays = make()
+            self.save(number, seconds=np.array(time.perf_counter() - started), **arrays)
+        arrays = self.load(number)
+        self.seconds += float(arrays.pop("seconds"))
+        return arrays
+
+    def once_json(self, number: int, make: Callable[[], Any]) -> Any:
+        """The same for what JSON takes; numbers come back with all their digits, tuples as lists."""
+        return json.loads(str(self.once(number, lambda: {"json": np.array(json.dumps(make()))})["json"]))
 
     def remove(self) -> None:
         """Forget all parts: the output is complete."""

@@ -7,6 +7,7 @@ world, some species are held out whole, while others of their genus stay.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,14 @@ class BarcodeSet:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 in hexadecimal over the rows, their species and their file."""
+        digest = hashlib.sha256()
+        for tokens, species, in_test in zip(self.tokens, self.species, self.in_test, strict=True):
+            digest.update(tokens.tobytes() + f"\t{species}\t{int(in_test)}\n".encode())
+        return digest.hexdigest()
 
     def sizes(self) -> dict[str, int]:
         """Rows, species, genera, genera of two species or more and the species in them, and what train and test share.

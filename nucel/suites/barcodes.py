@@ -3,6 +3,7 @@
     FASTA with species --embed--> one vector a row --nearest, linear probe, clusters--> table
 
 Controls are frequencies of 4- and 6-mers, edit distance, and encoders of the first model's shape with new weights.
+Each method on each set is kept when it is done: a command that was stopped goes on with the others.
 `barcode_protocols.evaluate` does the same from a function that embeds, for scripts of one's own.
 """
 
@@ -11,9 +12,9 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import functools
+import itertools
 import json
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,19 +30,22 @@ from ..model.encoder import Encoder
 from ..runtime import cli, environment
 from ..runtime.cli import console, note
 from ..runtime.device import DeviceOptions, Precision, choose_precision
-from ..runtime.errors import ConfigError, require
-from ..runtime.files import finite, write_text
+from ..runtime.errors import require
+from ..runtime.files import finite, replacing, write_text
+from ..runtime.parts import Parts
 from ..tasks.features import untrained
 from ..tasks.fit import require_seeds
 from ..tasks.metrics import require_libraries
 from .barcode_protocols import Embedding, Nearest, ProtocolOptions, Row, by_neighbours, evaluate
 from .barcode_sets import HEADER, BarcodeSet, find_sets, held_out_species, pretraining_fasta, read_set
 from .barcode_table import markdown, tsv
-from .methods import fingerprint, load_encoder, parse_models
+from .methods import fingerprint, identity_of, load_encoder, parse_models, require_new
 
 UNTRAINED, EDITS = "untrained", "edit distance"
 KMERS = {"4-mers": 4, "6-mers": 6}
 CONTROLS = (*KMERS, EDITS, UNTRAINED)
+_NO_FIGURE = ("folders", "out", "models", "sets", "unseen_in_pretraining", "cache_dir", "compute")
+"""Settings that decide no figure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,7 @@ class BarcodesConfig:
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folders with NAME_train.fasta and NAME_test.fasta (also .fa, .fas, .fna, and .gz)."""
     out: Path
-    """Directory for the results; it must be new or empty."""
+    """Directory for the results; it must be new or empty. Until it is complete, what is done is in OUT.parts."""
     models: tuple[str, ...] = ()
     """NAME=MODEL, each a run or a ModernBERT directory: mae=runs/a mlm=runs/b."""
     sets: tuple[str, ...] = ("*",)
@@ -86,11 +90,11 @@ def barcodes(config: BarcodesConfig, command: str | None = None) -> cli.Result:
         command: what result.json says; by default the process's own.
 
     Raises:
-        ConfigError, InputError, GenomeError, HubError, OSError: bad input; no directory is left.
+        ConfigError, InputError, GenomeError, HubError, CheckpointError, OSError: bad input, or parts of another
+            command; no directory is left.
     """
     require_libraries()
-    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
-        raise ConfigError(f"{config.out} is not an empty directory; choose another --out")
+    require_new(config.out)
     files = {
         name: paths
         for name, paths in find_sets(config.folders).items()
@@ -102,21 +106,29 @@ def barcodes(config: BarcodesConfig, command: str | None = None) -> cli.Result:
     sets = [read_set(name, *paths, config.header, config.drop_gaps, config.cache_dir) for name, paths in files.items()]
     if config.protocol.chosen_reduction == "pca" and config.protocol.reduction == "auto":
         note("clusters are found after PCA, not UMAP: umap-learn is not installed (pip install 'nucel[barcodes]')")
-    started = time.perf_counter()
+    data = [config.protocol.chosen_reduction, *([one.name, one.fingerprint] for one in sets)]
+    parts = Parts(config.out, "suite barcodes", identity_of(config, _NO_FIGURE, encoders, precision, data))
     rows: list[Row] = []
-    for one in sets:
-        sizes = ", ".join(f"{name} {value:,}" for name, value in one.sizes().items())
-        console.print(f"{one.name}: {sizes}", soft_wrap=True, markup=False)
-        rows += _rows(one, encoders, config, precision)
-    about = _about(config, sets, encoders, precision, time.perf_counter() - started, command)
-    config.out.mkdir(parents=True, exist_ok=True)
-    for one in sets:
-        held = held_out_species(one, config.protocol.split_seed, config.protocol.unseen_share)
-        write_text(config.out / f"{one.name}.held_out.txt", "".join(f"{name}\n" for name in held))
-        write_text(config.out / f"{one.name}.pretrain.fa", pretraining_fasta(one, held))
-    write_text(config.out / "table.tsv", tsv(rows))
-    write_text(config.out / "table.md", markdown(rows, {one.name: one.sizes() for one in sets}, about))
-    write_text(config.out / "result.json", json.dumps(about, indent=2) + "\n")
+    number = itertools.count()
+    try:
+        for one in sets:
+            sizes = ", ".join(f"{name} {value:,}" for name, value in one.sizes().items())
+            console.print(f"{one.name}: {sizes}", soft_wrap=True, markup=False)
+            for make in _methods(one, encoders, config, precision):
+                rows += itertools.starmap(Row, parts.once_json(next(number), make))
+    finally:
+        parts.remove_if_empty()
+    about = _about(config, sets, encoders, precision, parts.seconds, command)
+    with replacing(config.out) as folder:
+        folder.mkdir()
+        for one in sets:
+            held = held_out_species(one, config.protocol.split_seed, config.protocol.unseen_share)
+            write_text(folder / f"{one.name}.held_out.txt", "".join(f"{name}\n" for name in held))
+            write_text(folder / f"{one.name}.pretrain.fa", pretraining_fasta(one, held))
+        write_text(folder / "table.tsv", tsv(rows))
+        write_text(folder / "table.md", markdown(rows, {one.name: one.sizes() for one in sets}, about))
+        write_text(folder / "result.json", json.dumps(about, indent=2) + "\n")
+    parts.remove()
     summary = {
         "sets": len(sets),
         "rows": len(rows),
@@ -134,8 +146,10 @@ def barcodes(config: BarcodesConfig, command: str | None = None) -> cli.Result:
     return cli.Result(summary, report)
 
 
-def _rows(one: BarcodeSet, encoders: dict[str, Encoder], config: BarcodesConfig, precision: Precision) -> Iterator[Row]:
-    """All lines of the table for a set: models, then controls. What does not depend on a seed comes once."""
+def _methods(
+    one: BarcodeSet, encoders: dict[str, Encoder], config: BarcodesConfig, precision: Precision
+) -> Iterator[Callable[[], list[Row]]]:
+    """What makes the lines of each method for a set: models, then controls. What no seed decides comes once."""
 
     def embedding(encoder: Encoder) -> Embedding:
         network = encoder.to(precision.device)
@@ -144,13 +158,14 @@ def _rows(one: BarcodeSet, encoders: dict[str, Encoder], config: BarcodesConfig,
     methods = {name: embedding(encoder) for name, encoder in encoders.items()}
     methods |= {name: functools.partial(kmer_frequencies, sizes=(k,)) for name, k in KMERS.items()}
     for method, embed in methods.items():
-        yield from evaluate(one, method, embed, config.protocol, config.seeds)
+        yield functools.partial(evaluate, one, method, embed, config.protocol, config.seeds)
     if config.edit_distance:
-        yield from by_neighbours(one, EDITS, edit_neighbours(one), config.protocol, config.seeds[0])
+        yield lambda: by_neighbours(one, EDITS, edit_neighbours(one), config.protocol, config.seeds[0])
     if encoders:
         shape = next(iter(encoders.values()))
         for seed in config.seeds:
-            yield from evaluate(one, UNTRAINED, embedding(untrained(shape, seed)), config.protocol, (seed,))
+            embed = embedding(untrained(shape, seed))
+            yield functools.partial(evaluate, one, UNTRAINED, embed, config.protocol, (seed,))
 
 
 def edit_neighbours(barcodes: BarcodeSet) -> Nearest:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
+import hashlib
 import importlib.util
+import itertools
 import json
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -26,16 +28,21 @@ from ..runtime import cli, environment
 from ..runtime.cli import console, note
 from ..runtime.device import DeviceOptions, Precision, choose_precision
 from ..runtime.errors import ConfigError, InputError, require
-from ..runtime.files import finite, write_text
+from ..runtime.files import finite, replacing, write_text
+from ..runtime.parts import Parts
 from ..tasks.features import untrained
 from ..tasks.fit import require_seeds
-from .biotype_classifier import MEANS, Fold, classify, confusion, f1_scores, fold, intervals, nearly_identical
+from .biotype_classifier import Fold, classify, confusion, f1_scores, fold, intervals, nearly_identical
 from .biotype_pictures import draw_map, pca, tsne, umap
 from .biotype_sources import Gene, read_genes
-from .methods import fingerprint, load_encoder, parse_models
+from .biotype_table import Line, markdown, methods, tsv
+from .methods import fingerprint, identity_of, load_encoder, parse_models, require_new
 
 LENGTH, KMERS, UNTRAINED, CONSTANT = "length", "1- to 4-mers", "untrained", "most frequent class"
 CONTROLS = (LENGTH, KMERS, UNTRAINED, CONSTANT)
+_TSNE, _UMAP = "tsne.png", "umap.png"
+_NO_FIGURE = ("inputs", "out", "models", "genome", "pictures", "cache_dir", "compute")
+"""Settings that decide no figure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +71,7 @@ class BiotypesConfig:
     inputs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """FASTA of Ensembl or GENCODE, or GTF, GFF3 or BED with --genome (each also .gz)."""
     out: Path
-    """Directory for the results; it must be new or empty."""
+    """Directory for the results; it must be new or empty. Until it is complete, what is done is in OUT.parts."""
     models: tuple[str, ...] = ()
     """NAME=MODEL, each a run or a ModernBERT directory: rtd=runs/a mlm=runs/b."""
     genome: tuple[Path, ...] = ()
@@ -95,20 +102,6 @@ class BiotypesConfig:
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
 
 
-class Line(NamedTuple):
-    """A row of the table."""
-
-    method: str
-    seed: int
-    held_out: str
-    test: int
-    nearly_identical: float
-    f1: np.ndarray
-    """float64 (3,): macro, micro, weighted."""
-    intervals: np.ndarray
-    """float64 (3, 2)."""
-
-
 def biotypes(config: BiotypesConfig, command: str | None = None) -> cli.Result:
     """Carry out `suite biotypes`; returns its summary and report.
 
@@ -116,13 +109,13 @@ def biotypes(config: BiotypesConfig, command: str | None = None) -> cli.Result:
         command: what result.json says; by default the process's own.
 
     Raises:
-        ConfigError, InputError, GenomeError, HubError, OSError: bad input; no directory is left.
+        ConfigError, InputError, GenomeError, HubError, CheckpointError, OSError: bad input, or parts of another
+            command; no directory is left.
     """
     for library, package in (("xgboost", "xgboost"), ("sklearn", "scikit-learn"), ("matplotlib", "matplotlib")):
         if importlib.util.find_spec(library) is None:
             raise ConfigError(f"biotypes need {package}, which is not installed: pip install 'nucel[biotypes]'")
-    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
-        raise ConfigError(f"{config.out} is not an empty directory; choose another --out")
+    require_new(config.out)
     precision = choose_precision(config.compute.device, config.compute.dtype)
     encoders = {name: load_encoder(path, None) for name, path in parse_models(config.models, CONTROLS).items()}
     genes, left_out = _frequent(
@@ -138,18 +131,24 @@ def biotypes(config: BiotypesConfig, command: str | None = None) -> cli.Result:
     )  # fmt: skip
     folds = {seed: fold(genes, config.evaluation.split_by, seed, config.evaluation.test_share) for seed in config.seeds}
     near = {seed: nearly_identical(genes, one) for seed, one in folds.items()}
-    started = time.perf_counter()
+    parts = Parts(
+        config.out, "suite biotypes", identity_of(config, _NO_FIGURE, encoders, precision, _fingerprint(genes))
+    )  # fmt: skip
+    number = itertools.count()
     lines: list[Line] = []
     first: np.ndarray | None = None
-    for method, seed, vectors in _vectors(genes, encoders, config, precision):
-        first = vectors if first is None and method in encoders else first
-        for one in config.seeds if seed is None else (seed,):
-            line = _line(method, one, vectors, labels, folds[one], near[one], config)
-            console.print(f"{method}, seed {one}: macro F1 {line.f1[0]:.4f}", markup=False)
-            lines.append(line)
-    config.out.mkdir(parents=True, exist_ok=True)
-    pictures = _draw(config, first, labels) if config.pictures and first is not None else []
-    macro = {name: float(np.mean([x.f1[0] for x in lines if x.method == name])) for name in _methods(lines)}
+    try:
+        for method, seed, embed in _methods(genes, encoders, config, precision):
+            vectors = parts.once(next(number), embed)["vectors"]
+            first = vectors if first is None and method in encoders else first
+            for one in config.seeds if seed is None else (seed,):
+                make = functools.partial(_line, method, one, vectors, labels, folds[one], near[one], config)
+                lines.append(Line(*parts.once_json(next(number), make)))
+                console.print(f"{method}, seed {one}: macro F1 {lines[-1].f1[0]:.4f}", markup=False)
+    finally:
+        parts.remove_if_empty()
+    pictures = _pictures() if config.pictures and first is not None else []
+    macro = {name: float(np.mean([x.f1[0] for x in lines if x.method == name])) for name in methods(lines)}
     summary: dict[str, Any] = {
         "sequences": len(genes),
         "cut": longer,
@@ -157,8 +156,8 @@ def biotypes(config: BiotypesConfig, command: str | None = None) -> cli.Result:
         "left_out": left_out,
         "nearly_identical": {str(seed): round(share, 4) for seed, share in near.items()},
         "macro_f1": macro,
-        "pictures": pictures,
-        "seconds": round(time.perf_counter() - started, 3),
+        "pictures": [str(config.out / name) for name in pictures],
+        "seconds": round(parts.seconds, 3),
         "device": str(precision.device),
         "out": str(config.out),
     }
@@ -169,13 +168,19 @@ def biotypes(config: BiotypesConfig, command: str | None = None) -> cli.Result:
         "versions": environment.versions(precision.device),
         **summary,
     }
-    write_text(config.out / "table.tsv", _tsv(lines))
-    write_text(config.out / "table.md", _markdown(lines, about))
-    write_text(config.out / "result.json", json.dumps(about, indent=2) + "\n")
+    with replacing(config.out) as folder:
+        folder.mkdir()
+        if pictures and first is not None:
+            _draw(folder, pictures, config, first, labels)
+        write_text(folder / "table.tsv", tsv(lines))
+        write_text(folder / "table.md", markdown(lines, about))
+        write_text(folder / "result.json", json.dumps(about, indent=2) + "\n")
+    parts.remove()
     best = max(macro, key=lambda name: macro[name])
     report = (
         f"The largest macro F1, {macro[best]:.3f}, is that of {best}; by length alone it is {macro[LENGTH]:.3f}.",
-        f"The table is {config.out / 'table.md'}" + (f", pictures are {', '.join(pictures)}." if pictures else "."),
+        f"The table is {config.out / 'table.md'}"
+        + (f", pictures are beside it: {', '.join(pictures)}." if pictures else "."),
         "Next: compare each model with the k-mers, and look at the share of nearly identical test sequences",
     )
     return cli.Result(summary, report)
@@ -191,25 +196,35 @@ def _frequent(genes: Sequence[Gene], least: int) -> tuple[list[Gene], list[str]]
     return [gene for gene in genes if gene.biotype in kept], sorted(counts.keys() - kept)
 
 
-def _vectors(
+def _fingerprint(genes: Sequence[Gene]) -> str:
+    """SHA-256 in hexadecimal over the sequences, their classes and places."""
+    digest = hashlib.sha256()
+    for gene in genes:
+        place = (gene.name, gene.biotype, gene.contig, Path(gene.genome).name, gene.whole_bp)
+        digest.update(gene.tokens.tobytes() + repr(place).encode())
+    return digest.hexdigest()
+
+
+def _methods(
     genes: Sequence[Gene], encoders: dict[str, Encoder], config: BiotypesConfig, precision: Precision
-) -> Iterator[tuple[str, int | None, np.ndarray]]:
-    """Each method's vectors, float32 (n, C), and the seed that they are for; None for all."""
+) -> Iterator[tuple[str, int | None, Callable[[], dict[str, np.ndarray]]]]:
+    """Each method, the seed that it is for (None for all), and what makes its `vectors`, float32 (n, C)."""
     tokens = [gene.tokens for gene in genes]
 
-    def embedded(encoder: Encoder) -> np.ndarray:
+    def embedded(encoder: Encoder) -> dict[str, np.ndarray]:
         network = encoder.to(precision.device)
-        return np.stack(list(embeddings(network, tokens, config.options, precision, progress="sequences")))
+        found = embeddings(network, tokens, config.options, precision, progress="sequences")
+        return {"vectors": np.stack(list(found))}
 
     for name, encoder in encoders.items():
-        yield name, None, embedded(encoder)
-    yield LENGTH, None, np.array([[gene.whole_bp] for gene in genes], np.float32)
-    yield KMERS, None, kmer_frequencies(tokens, (1, 2, 3, 4))
-    yield CONSTANT, None, np.empty((len(genes), 0), np.float32)
+        yield name, None, functools.partial(embedded, encoder)
+    yield LENGTH, None, lambda: {"vectors": np.array([[gene.whole_bp] for gene in genes], np.float32)}
+    yield KMERS, None, lambda: {"vectors": kmer_frequencies(tokens, (1, 2, 3, 4))}
+    yield CONSTANT, None, lambda: {"vectors": np.empty((len(genes), 0), np.float32)}
     if encoders:
         shape = next(iter(encoders.values()))
         for seed in config.seeds:
-            yield UNTRAINED, seed, embedded(untrained(shape, seed))
+            yield UNTRAINED, seed, functools.partial(embedded, untrained(shape, seed))
 
 
 def _line(
@@ -221,58 +236,21 @@ def _line(
     else:
         predicted = classify(vectors, labels, rows, seed, config.evaluation.trees, environment.available_cpus())
     matrix = confusion(labels[rows.test], predicted)
-    return Line(
-        method, seed, rows.held_out, len(rows.test), near, f1_scores(matrix),
-        intervals(matrix, config.evaluation.draws, seed),
-    )  # fmt: skip
+    ends = intervals(matrix, config.evaluation.draws, seed)
+    return Line(method, seed, rows.held_out, len(rows.test), near, f1_scores(matrix).tolist(), ends.tolist())
 
 
-def _draw(config: BiotypesConfig, vectors: np.ndarray, labels: np.ndarray) -> list[str]:
+def _pictures() -> list[str]:
+    """Names of the pictures that can be drawn."""
+    if importlib.util.find_spec("umap") is not None:
+        return [_TSNE, _UMAP]
+    note("no umap.png: umap-learn is not installed (pip install 'nucel[biotypes]')")
+    return [_TSNE]
+
+
+def _draw(folder: Path, pictures: list[str], config: BiotypesConfig, vectors: np.ndarray, labels: np.ndarray) -> None:
     reduced, seed = pca(vectors), config.seeds[0]
     name = next(iter(parse_models(config.models, CONTROLS)))
-    found = [str(config.out / "tsne.png")]
-    draw_map(Path(found[0]), tsne(reduced, seed), labels, f"t-SNE of {name}")
-    if importlib.util.find_spec("umap") is None:
-        note("no umap.png: umap-learn is not installed (pip install 'nucel[biotypes]')")
-        return found
-    found.append(str(config.out / "umap.png"))
-    draw_map(Path(found[1]), umap(reduced, seed), labels, f"UMAP of {name}")
-    return found
-
-
-def _methods(lines: Sequence[Line]) -> list[str]:
-    return list(dict.fromkeys(line.method for line in lines))
-
-
-def _tsv(lines: Sequence[Line]) -> str:
-    header = ["method", "seed", "held_out", "test", "nearly_identical"]
-    header += [f"{mean}_f1{part}" for mean in MEANS for part in ("", "_low", "_high")]
-    rows = ["\t".join(header)]
-    for line in lines:
-        numbers = [f"{x:.6g}" for f1, (low, high) in zip(line.f1, line.intervals, strict=True) for x in (f1, low, high)]
-        head = [line.method, str(line.seed), line.held_out, str(line.test), f"{line.nearly_identical:.4f}"]
-        rows.append("\t".join([*head, *numbers]))
-    return "\n".join(rows) + "\n"
-
-
-def _markdown(lines: Sequence[Line], about: dict[str, Any]) -> str:
-    rows = [f"| method | {' | '.join(f'{mean} F1' for mean in MEANS)} |", "| --- | --- | --- | --- |"]
-    for method in _methods(lines):
-        own = [line for line in lines if line.method == method]
-        cells = []
-        for i in range(len(MEANS)):
-            values = np.array([line.f1[i] for line in own])
-            spread = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
-            low, high = np.mean([line.intervals[i] for line in own], axis=0)
-            cells.append(f"{values.mean():.3f}{spread} [{low:.3f}, {high:.3f}]")
-        rows.append(f"| {method} | {' | '.join(cells)} |")
-    settings, evaluation = about["settings"], about["settings"]["evaluation"]
-    shares = ", ".join(f"{seed}: {share:.1%}" for seed, share in about["nearly_identical"].items())
-    classes = ", ".join(f"{name} {count:,}" for name, count in about["classes"].items())
-    notes = (
-        f"Mean over seeds ± standard deviation, which are splits by {evaluation['split_by']}; in brackets the mean "
-        f"of the seeds' 95 % intervals ({evaluation['draws']:,} draws over sequences). Classes: {classes}; "
-        f"{about['cut']:,} sequences were cut to {settings['room_bp']} bp. Test sequences 95 % of whose 12-mers "
-        f"are in one training sequence, by seed: {shares}."
-    )
-    return "\n".join(rows) + f"\n\n{notes}\n"
+    draw_map(folder / _TSNE, tsne(reduced, seed), labels, f"t-SNE of {name}")
+    if _UMAP in pictures:
+        draw_map(folder / _UMAP, umap(reduced, seed), labels, f"UMAP of {name}")

@@ -13,7 +13,10 @@ from torch import nn
 from ..model import hub
 from ..model.encoder import Encoder
 from ..model.networks import fingerprint
-from ..runtime.errors import ConfigError
+from ..runtime.device import Precision
+from ..runtime.errors import ConfigError, require
+from ..runtime.files import finite
+from ..runtime.version import __version__
 from ..tasks import baselines
 from ..tasks.classifier import HeadOptions, make_classifier
 from ..tasks.fit import FitOptions
@@ -99,6 +102,36 @@ def load_encoder(directory: Path, context: int | None) -> Encoder:
     encoder = hub.load(directory)
     encoder.context = context or encoder.context
     return encoder
+
+
+def identity_of(
+    config: Any, left_out: tuple[str, ...], encoders: dict[str, Encoder], precision: Precision, data: Any
+) -> dict[str, Any]:
+    """All that the figures of a suite depend on, for `runtime.parts`.
+
+    Args:
+        config: the suite's settings, a dataclass.
+        left_out: those of them that decide no figure, or that `encoders` and `data` stand for.
+        data: digests of what is read.
+    """
+    settings = {name: value for name, value in finite(dataclasses.asdict(config)).items() if name not in left_out}
+    return {
+        "version": __version__,
+        "settings": settings,
+        "models": [[name, fingerprint(encoder)] for name, encoder in encoders.items()],
+        "dtype": precision.dtype_name,
+        "data": data,
+    }
+
+
+def require_new(out: Path) -> None:
+    """Refuse a directory that holds something.
+
+    Raises:
+        ConfigError: it names the directory.
+    """
+    empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    require(empty, f"{out} is not an empty directory; choose another --out")
 
 
 def _shape(encoder: Encoder, head: HeadOptions) -> dict[str, Any]:

@@ -170,10 +170,15 @@ class Kept:
         remove(path)
         remove(tables)
         self.folder.mkdir(parents=True, exist_ok=True)
+        begun = path.with_suffix(".begun")
+        if _text(begun) != json.dumps(wanted):
+            remove(tables.with_name(tables.name + ".parts"))  # what another section of this name had finished
+            write_text(begun, json.dumps(wanted))
         started = time.perf_counter()
         section = make(tables)
         section = replace(section, seconds=round(time.perf_counter() - started, 1))
         write_text(path, json.dumps({"identity": wanted, "section": asdict(section)}, indent=1) + "\n")
+        remove(begun)
         return section
 
     @contextmanager
@@ -191,6 +196,10 @@ class Kept:
 def _file_name(name: str) -> str:
     """Two names that differ keep apart: what is replaced is replaced by its code."""
     return re.sub(r"[^\w. -]|^\.", lambda match: f"%{ord(match[0]):x}", name)
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
 
 
 def _read(path: Path) -> dict[str, Any] | None:

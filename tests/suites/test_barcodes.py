@@ -5,63 +5,23 @@ from __future__ import annotations
 import csv
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+from support.barcodes import made_set, write_set
 from support.data import DATA, real
+from support.stopping import Stopped, counted
 from support.tiny import save_tiny_model
 
 from nucel.genome.kmers import kmer_frequencies
 from nucel.runtime.errors import ConfigError, InputError
 from nucel.suite import main
 from nucel.suites import barcode_protocols as protocols
-from nucel.suites.barcode_sets import BarcodeSet, find_sets, held_out_species, read_set
+from nucel.suites.barcode_sets import find_sets, held_out_species, read_set
 from nucel.suites.barcodes import edit_neighbours
-from nucel.tokenizers import nucleotide
 
 pytest.importorskip("sklearn")
 PCA = protocols.ProtocolOptions(reduction="pca", draws=100)
-
-
-def made_set(genera: int = 4, species: int = 3, rows: int = 6, seed: int = 0, changes: int = 2) -> BarcodeSet:
-    """Genera are random; species differ from their genus in a tenth of the bases, rows from it in some bases."""
-    rng = np.random.default_rng(seed)
-    bases = np.array([11, 12, 13, 14], np.uint8)
-
-    def changed(tokens: np.ndarray, number: int) -> np.ndarray:
-        copy = tokens.copy()
-        copy[rng.choice(len(tokens), number, replace=False)] = rng.choice(bases, number)
-        return copy
-
-    tokens, genus, name, in_test = [], [], [], []
-    for g in range(genera):
-        ancestor = rng.choice(bases, 200)
-        for s in range(species):
-            kind = changed(ancestor, 20)
-            for row in range(rows):
-                tokens.append(changed(kind, changes))
-                genus.append(f"Genus{g}")
-                name.append(f"Genus{g} species{s}")
-                in_test.append(row % 3 == 2)
-    order = np.argsort(in_test, kind="stable")
-    arrays = (np.array(x)[order] for x in (genus, name, in_test))
-    return BarcodeSet("made", [tokens[i] for i in order], *arrays)
-
-
-def write_set(folder: Path, name: str = "made") -> Path:
-    """A set on disk, with gaps in its alignment, and a test row that is a training row."""
-    folder.mkdir(parents=True, exist_ok=True)
-    barcodes = made_set(rows=3, genera=3)
-    genera = {"Genus0": "Abra", "Genus1": "Bufo", "Genus2": "Cypraea"}
-    for part, rows in (("train", np.flatnonzero(~barcodes.in_test)), ("test", np.flatnonzero(barcodes.in_test))):
-        text = ""
-        for i in rows:
-            genus, species = barcodes.species[i].split(" ")
-            bases = nucleotide.decode(barcodes.tokens[0 if i == rows[0] else i])
-            text += f">x|{genera[genus]}_{species}|{i}\n--{bases[:50]}-{bases[50:]}\n"
-        (folder / f"{name}_{part}.fasta").write_text(text)
-    return folder
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -253,9 +213,9 @@ def test_umap_finds_clusters_too():
 
 @pytest.fixture
 def call(tmp_path, capsys):
-    def run(*words):
+    def run(*words, out="out"):
         try:
-            status = main(["barcodes", *map(str, words), "--out", str(tmp_path / "out")])
+            status = main(["barcodes", *map(str, words), "--out", str(tmp_path / out)])
         except SystemExit as ended:  # a flag with a value that is not allowed
             status = int(ended.code or 0)
         captured = capsys.readouterr()
@@ -298,6 +258,44 @@ def test_the_verb_writes_a_table_with_its_controls(call, tmp_path):
     assert status == 2 and "is not an empty directory" in err
 
 
+def test_a_stopped_command_goes_on_where_it_was(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(protocols, "_EPOCHS", 3)
+    folder = write_set(write_set(tmp_path / "sets", "first"), "second")
+    model = save_tiny_model(tmp_path / "model", context=256)
+    words = (
+        folder, "--models", f"rtd={model}", "--reduction", "pca", "--draws", "20", "--seeds", "0", "1",
+        "--no-edit-distance",
+    )  # fmt: skip
+    assert call(*words, out="whole")[0] == 0 and not (tmp_path / "whole.parts").exists()
+
+    def key(one, method, *others):
+        return one.name, method, others[-1]
+
+    both = (0, 1)
+    methods = [("rtd", both), ("4-mers", both), ("6-mers", both), ("untrained", (0,)), ("untrained", (1,))]
+    every = [(name, *method) for name in ("first", "second") for method in methods]
+    with monkeypatch.context() as patch:
+        seen = counted(patch, "nucel.suites.barcodes.evaluate", key, calls=6)
+        with pytest.raises(Stopped):
+            call(*words)
+    assert seen == every[:6] and not (tmp_path / "out").exists()
+
+    for other in (("--draws", "30"), ("--seeds", "0", "2"), ("--unseen-share", "0.5")):  # other settings
+        status, _, err = call(*words, *other)
+        assert status == 2 and "out.parts is of another suite barcodes" in re.sub(r"\s+", " ", err)
+    other = save_tiny_model(tmp_path / "other", context=256, seed=1)
+    assert call(folder, "--models", f"rtd={other}", *words[3:])[0] == 2
+    text = (folder / "second_test.fasta").read_text()
+    (folder / "second_test.fasta").write_text(text.replace("species1", "species2"))
+    assert call(*words)[0] == 2
+    (folder / "second_test.fasta").write_text(text)
+
+    seen = counted(monkeypatch, "nucel.suites.barcodes.evaluate", key)
+    assert call(*words, "--unseen-in-pretraining", "no")[0] == 0 and seen == every[6:]
+    assert (tmp_path / "out" / "table.tsv").read_bytes() == (tmp_path / "whole" / "table.tsv").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"sets", "model", "other", "whole", "out"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -311,4 +309,4 @@ def test_the_verb_writes_a_table_with_its_controls(call, tmp_path):
 )
 def test_what_cannot_work_is_refused_and_leaves_nothing(call, tmp_path, words, message):
     status, _, err = call(write_set(tmp_path / "sets"), *words)
-    assert status == 2 and message in re.sub(r"\s+", " ", err) and not (tmp_path / "out").exists()
+    assert status == 2 and message in re.sub(r"\s+", " ", err) and not list(tmp_path.glob("out*"))

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.data import DATA, real
+from support.stopping import Stopped, counted
 from support.tiny import save_tiny_model
 
 from nucel.runtime.errors import ConfigError, GenomeError, InputError
@@ -304,6 +305,42 @@ def test_the_verb_writes_a_table_with_its_controls_and_pictures(call, fasta, tmp
     assert call(*words)[0] == 2
 
 
+@pytest.mark.parametrize("stop", ["embeddings", "classify"])
+def test_a_stopped_command_goes_on_where_it_was(call, fasta, tmp_path, monkeypatch, stop):
+    pytest.importorskip("xgboost")
+    monkeypatch.setattr("nucel.suites.biotypes.draw_map", lambda path, *_: path.write_text("a picture"))
+    monkeypatch.setattr("nucel.suites.biotypes.tsne", lambda vectors, seed: vectors)
+    monkeypatch.setattr("nucel.suites.biotypes.umap", lambda vectors, seed: vectors)
+    monkeypatch.setattr("nucel.runtime.environment.available_cpus", lambda: 1)
+    models = [save_tiny_model(tmp_path / name, seed=seed) for seed, name in enumerate(("rtd", "mlm"))]
+    words = (
+        fasta, "--models", *(f"{path.name}={path}" for path in models), "--min-genes", "10", "--seeds", "0", "1",
+        "--trees", "5", "--draws", "20",
+    )  # fmt: skip
+    assert call(*words, out="whole")[0] == 0 and not (tmp_path / "whole.parts").exists()
+
+    target = f"nucel.suites.biotypes.{stop}"
+    left = 1 if stop == "embeddings" else 3  # the second model, or its second seed
+    with monkeypatch.context() as patch:
+        seen = counted(patch, target, lambda *_, **__: None, calls=left)
+        with pytest.raises(Stopped):
+            call(*words)
+    assert len(seen) == left and not (tmp_path / "out").exists()
+    status, _, err = call(*words, "--trees", "6")
+    assert status == 2 and "settings.evaluation.trees: the run has 5, given is 6" in re.sub(r"\s+", " ", err)
+    fasta.write_text((text := fasta.read_text()).replace("gene_biotype:rare", "gene_biotype:lncRNA"))
+    assert call(*words)[0] == 2
+    fasta.write_text(text)
+
+    embedded = counted(monkeypatch, "nucel.suites.biotypes.embeddings", lambda *_, **__: None)
+    fitted = counted(monkeypatch, "nucel.suites.biotypes.classify", lambda *words: words[3])
+    assert call(*words)[0] == 0
+    assert len(embedded) == 2 + (stop == "embeddings")  # of untrained encoders, and the second model's
+    assert len(fitted) == 2 * 5 - (2 if stop == "embeddings" else 3)
+    assert (tmp_path / "out" / "table.tsv").read_bytes() == (tmp_path / "whole" / "table.tsv").read_bytes()
+    assert (tmp_path / "out" / "tsne.png").exists() and not (tmp_path / "out.parts").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -316,7 +353,7 @@ def test_the_verb_writes_a_table_with_its_controls_and_pictures(call, fasta, tmp
 )
 def test_what_cannot_work_is_refused_and_leaves_nothing(call, fasta, tmp_path, words, message):
     status, _, err = call(fasta, *words)
-    assert status == 2 and message in re.sub(r"\s+", " ", err) and not (tmp_path / "out").exists()
+    assert status == 2 and message in re.sub(r"\s+", " ", err) and not list(tmp_path.glob("out*"))
 
 
 def test_missing_libraries_are_named_at_once(call, fasta, monkeypatch):

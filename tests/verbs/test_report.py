@@ -272,6 +272,34 @@ def test_biotypes_are_compared_by_macro_f1(judge, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_biotypes_of_several_genomes_show_each_and_name_what_is_left_out(judge, tmp_path, monkeypatch):
+    pytest.importorskip("xgboost")
+    monkeypatch.setitem(sys.modules, "umap", None)
+    monkeypatch.setattr("nucel.runtime.environment.available_cpus", lambda: 1)
+    words: list[object] = ["--seeds", 0, 1, "--logos", 0]
+    draws, files = np.random.default_rng(4), []
+    for name in ("genus_one", "genus_two", "genus_three"):
+        bases = "".join(draws.choice(list("ACGT"), 4000))
+        (tmp_path / f"{name}.fa").write_text(f">{name}\n{bases}\n")
+        kinds = [*["CDS", "tRNA"] * 34, "rRNA"]
+        lines = [f"{name}\t{50 * i}\t{50 * i + 40 + i % 9}\t{kind}\t0\t+\n" for i, kind in enumerate(kinds)]
+        (tmp_path / f"{name}.bed").write_text("".join(lines))
+        files.append(tmp_path / name)
+    words += ["--biotypes", *(f"{path}.bed" for path in files), "--genome", *(f"{path}.fa" for path in files)]
+    assert judge(*words)[0] == 0
+    section = stored(tmp_path, "biotypes")
+    assert section["paragraphs"] == ["204 sequences: CDS 102, tRNA 102; left out, as rarer than 100: rRNA."]
+    whole, each = section["tables"]
+    rows = read(tmp_path / "r.html.parts" / "biotypes" / "table.tsv")
+    assert each["header"] == ["method", "genus one", "genus three"]  # in the order of the files' names
+    for mean, own in zip(whole["rows"], each["rows"], strict=True):
+        found = [float(row["macro_f1"]) for row in rows if row["method"] == own[0]]
+        assert [cell[0] for cell in own[1:]] == pytest.approx(found, abs=1e-5)
+        assert mean[0] == own[0] and mean[1][0] == pytest.approx(np.mean(found), abs=1e-5)
+    assert section["notes"][0].startswith("2 of 3 genomes were held out")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mutagenesis", "labels"])
 def test_variants_are_compared_in_one_score(judge, run, tmp_path, kind):
     draws = np.random.default_rng(1)
