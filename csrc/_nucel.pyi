@@ -1,4 +1,4 @@
-"""FASTA bytes to token windows. Use it through nucel.genome, which checks and explains."""
+"""FASTA bytes to token windows, and kernels for CPUs. Use it through nucel.genome and nucel.kernels, which check."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -109,3 +109,42 @@ class Sampler:
 
 def permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The order of n windows in an epoch, int64 (n,)."""
+
+def instruction_sets() -> list[str]:
+    """What the kernels were compiled for and run on this processor, the fastest first; "plain" is always there."""
+
+class Attention:
+    """One call of attention, forward or, with ``grad_qkv``, backward. B batch, T positions, H heads, D head width."""
+
+    def __init__(
+        self,
+        kernels: str,
+        bf16: bool,
+        sizes: Sequence[int],
+        radius: int,
+        qkv: int,
+        qkv_strides: Sequence[int],
+        cos: int,
+        sin: int,
+        lengths: int,
+        out: int,
+        lse: int,
+        grad_out: int = ...,
+        grad_out_strides: Sequence[int] = ...,
+        grad_qkv: int = ...,
+    ) -> None:
+        """All tensors are addresses, and none is checked; strides are in elements, and that of D is 1.
+
+        ``kernels`` is one of `instruction_sets`, ``sizes`` is (B, T, H, D), ``qkv`` (B, T, 3, H, D) with the strides of
+        its first four axes, ``cos`` and ``sin`` (T, D/2) in fp32, ``lengths`` int64 (B,) within [0, T], or 0.
+        ``out`` (B, T, H, D) and ``lse`` (B, H, T) in fp32 are written by the forward pass and read by the backward,
+        which writes ``grad_qkv`` from ``grad_out``, with its strides of B, T, H. All others are contiguous, in bf16 or
+        fp32.
+
+        Raises:
+            ValueError: this processor cannot run these kernels.
+        """
+    def scratch(self) -> int:
+        """Floats of scratch that each thread needs."""
+    def run(self, scratch: int, threads: int) -> None:
+        """Computes, on up to ``threads`` threads; ``scratch`` is the address of theirs."""
