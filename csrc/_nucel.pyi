@@ -148,3 +148,40 @@ class Attention:
         """Floats of scratch that each thread needs."""
     def run(self, scratch: int, threads: int) -> None:
         """Computes, on up to ``threads`` threads; ``scratch`` is the address of theirs."""
+
+def geglu(kernels: str, bf16: bool, rows: int, width: int, x: int, out: int, grad: int, threads: int) -> None:
+    """GeGLU (rows, width) of x (rows, 2 * width), or, with grad (rows, width), the gradient (rows, 2 * width).
+
+    Addresses of contiguous tensors in bf16 or fp32; none is checked.
+
+    Raises:
+        ValueError: this processor cannot run these kernels.
+    """
+
+def norm(
+    kernels: str,
+    rows: int,
+    width: int,
+    eps: float,
+    x: int,
+    weight: int,
+    mean: int,
+    rstd: int,
+    out: int,
+    grad: int,
+    grad_x: int,
+    grad_weight: int,
+    threads: int,
+) -> None:
+    """LayerNorm of x (rows, width) as out, with mean and rstd (rows,); or, with grad (rows, width), its gradients.
+
+    Addresses of contiguous tensors, out and grad in bf16 and all others in fp32; none is checked. The forward pass
+    writes out, mean and rstd. The backward pass reads mean and rstd, and writes grad_x and grad_weight
+    (norm_tasks(kernels, rows), width), which is still to be summed over its rows.
+
+    Raises:
+        ValueError: this processor cannot run these kernels.
+    """
+
+def norm_tasks(kernels: str, rows: int) -> int:
+    """Rows of grad_weight that norm writes."""

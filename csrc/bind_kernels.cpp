@@ -69,6 +69,38 @@ class AttentionCall {
     Attention p_{};
 };
 
+void geglu(const std::string& kernels, bool bf16, std::int64_t rows, std::int64_t width, Address in, Address out,
+           Address grad, int threads) {
+    const Kernels& run = kernels_named(kernels);
+    const GeGLU p{bf16 ? Element::bf16 : Element::fp32,
+                  rows,
+                  width,
+                  pointer<const void>(in),
+                  pointer<const void>(grad),
+                  pointer<void>(out)};
+    const py::gil_scoped_release release;
+    run_on_team(run.geglu_tasks(p), threads, [&](std::int64_t task, int) { run.geglu(p, task); });
+}
+
+void norm(const std::string& kernels, std::int64_t rows, std::int64_t width, float eps, Address x, Address weight,
+          Address mean, Address rstd, Address out, Address grad, Address grad_x, Address grad_weight, int threads) {
+    const Kernels& run = kernels_named(kernels);
+    Norm p{};
+    p.rows = rows, p.width = width, p.eps = eps;
+    p.x = pointer<const float>(x), p.weight = pointer<const float>(weight);
+    p.mean = pointer<float>(mean), p.rstd = pointer<float>(rstd);
+    p.out = pointer<std::uint16_t>(out), p.grad = pointer<const std::uint16_t>(grad);
+    p.grad_x = pointer<float>(grad_x), p.grad_weight = pointer<float>(grad_weight);
+    const py::gil_scoped_release release;
+    run_on_team(run.norm_tasks(p), threads, [&](std::int64_t task, int) { run.norm(p, task); });
+}
+
+std::int64_t norm_tasks(const std::string& kernels, std::int64_t rows) {
+    Norm p{};
+    p.rows = rows;
+    return kernels_named(kernels).norm_tasks(p);
+}
+
 }  // namespace
 
 void bind_kernels(py::module_& m) {
@@ -83,4 +115,10 @@ void bind_kernels(py::module_& m) {
              py::arg("grad_qkv") = 0)
         .def("scratch", &AttentionCall::scratch, "Floats of scratch that each thread needs.")
         .def("run", &AttentionCall::run, py::arg("scratch"), py::arg("threads"));
+    m.def("geglu", &geglu, py::arg("kernels"), py::arg("bf16"), py::arg("rows"), py::arg("width"), py::arg("x"),
+          py::arg("out"), py::arg("grad"), py::arg("threads"), "GeGLU of rows, or with grad its gradient.");
+    m.def("norm", &norm, py::arg("kernels"), py::arg("rows"), py::arg("width"), py::arg("eps"), py::arg("x"),
+          py::arg("weight"), py::arg("mean"), py::arg("rstd"), py::arg("out"), py::arg("grad"), py::arg("grad_x"),
+          py::arg("grad_weight"), py::arg("threads"), "LayerNorm of rows, or with grad its gradient.");
+    m.def("norm_tasks", &norm_tasks, py::arg("kernels"), py::arg("rows"), "Rows of grad_weight that norm writes.");
 }

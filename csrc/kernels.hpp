@@ -29,6 +29,30 @@ struct Attention {
     void* grad_qkv;                    // (B, T, 3, H, D), contiguous
 };
 
+// GeGLU of rows (a, gate), each `width` wide. All tensors are contiguous.
+struct GeGLU {
+    Element element;
+    std::int64_t rows, width;
+    const void* in;    // (rows, 2 * width)
+    const void* grad;  // (rows, width), or null for the forward pass
+    void* out;         // (rows, width); backward (rows, 2 * width)
+};
+
+// LayerNorm from fp32 to bf16, with a weight and without a bias. All tensors are contiguous.
+struct Norm {
+    std::int64_t rows, width;
+    float eps;
+    const float* x;       // (rows, width)
+    const float* weight;  // (width,)
+    float* mean;          // (rows,); written by the forward pass, read by the backward
+    float* rstd;
+    std::uint16_t* out;  // (rows, width); the forward pass alone
+    // The backward pass alone:
+    const std::uint16_t* grad;  // (rows, width), or null for the forward pass
+    float* grad_x;              // (rows, width)
+    float* grad_weight;         // (tasks, width): of each task's rows
+};
+
 // The kernels of one instruction set. A call does one task of a launch; tasks are independent of one another.
 struct Kernels {
     const char* name;
@@ -36,6 +60,10 @@ struct Kernels {
     std::int64_t (*attention_scratch)(const Attention&, bool backward);  // floats that each thread needs
     void (*attention_forward)(const Attention&, std::int64_t task, float* scratch);
     void (*attention_backward)(const Attention&, std::int64_t task, float* scratch);
+    std::int64_t (*geglu_tasks)(const GeGLU&);
+    void (*geglu)(const GeGLU&, std::int64_t task);
+    std::int64_t (*norm_tasks)(const Norm&);
+    void (*norm)(const Norm&, std::int64_t task);
 };
 
 // Each is defined where kernels_isa.cpp is compiled for it.

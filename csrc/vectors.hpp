@@ -45,7 +45,7 @@ inline Ints fill_ints(std::int32_t x) { return Ints{} + x; }
 inline Floats pick(Ints where, Floats a, Floats b) {
     return bits<Floats>((where & bits<Ints>(a)) | (~where & bits<Ints>(b)));
 }
-inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }  // b where one is NaN
 
 // ---- memory, at any address ----
 
@@ -144,7 +144,7 @@ inline void transpose(const float* from, Index from_row, float* to, Index to_row
 
 // 2^x for x <= 127, to 1e-7; 2^-126 at least. 2^f on [-1/2, 1/2] by a polynomial of degree 5 (Lawson), 1 at 0.
 inline Floats exp2(Floats x) {
-    x = larger(x, fill(-126.0f));
+    x = larger(fill(-126.0f), x);            // in this order NaN stays NaN
     const Floats shift = fill(12582912.0f);  // 1.5 * 2^23: adding it rounds to integers
     const Floats shifted = x + shift;
     const Floats f = x - (shifted - shift);

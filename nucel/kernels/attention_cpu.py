@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import reference, tiles
-from .extension_cpu import address, compiled, run
+from .extension_cpu import address, compiled, fastest
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _AMX = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
@@ -59,7 +59,11 @@ class _Call:
         }
 
     def run(self, kernels: str | None, **arguments) -> None:
-        run(lambda module, name: module.Attention(kernels=name, **self.arguments, **arguments), kernels)
+        module, name = fastest(kernels)
+        call = module.Attention(kernels=name, **self.arguments, **arguments)
+        threads = torch.get_num_threads()
+        scratch = tiles.scratch((threads * call.scratch(),), torch.float32, self.qkv.device)
+        call.run(address(scratch), threads)
 
 
 def attention_forward(

@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
-
-from . import tiles
 
 try:
     import _nucel
@@ -46,14 +42,6 @@ def address(x: Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
 
-def run(call: Callable[[Any, str], Any], kernels: str | None) -> None:
-    """Run a call of the extension on torch's number of threads.
-
-    Args:
-        call: makes it, from the module and the name of an instruction set.
-        kernels: that name; None is the fastest.
-    """
-    made = call(_nucel, kernels or instruction_sets()[0])
-    threads = torch.get_num_threads()
-    scratch = tiles.scratch((threads * made.scratch(),), torch.float32, torch.device("cpu"))
-    made.run(address(scratch), threads)
+def fastest(kernels: str | None = None) -> tuple[Any, str]:
+    """The extension, and the name of an instruction set: the given one, or that of the fastest kernels."""
+    return _nucel, kernels or instruction_sets()[0]
