@@ -183,5 +183,28 @@ def norm(
         ValueError: this processor cannot run these kernels.
     """
 
+def rtd_logits(
+    kernels: str,
+    bf16: bool,
+    rows: int,
+    width: int,
+    eps: float,
+    dense: int,
+    projection: int,
+    logits: int,
+    grad: int,
+    grad_dense: int,
+    grad_projection: int,
+    threads: int,
+) -> None:
+    """LayerNorm(gelu(dense)) . projection of dense (rows, width) as logits (rows,); or, with grad (rows,), gradients.
+
+    Addresses of contiguous tensors; dense and grad_dense are in bf16 or fp32, all others in fp32; none is checked. The
+    width is at most 4096. grad_projection is (norm_tasks(kernels, rows), width), still to be summed over its rows.
+
+    Raises:
+        ValueError: this processor cannot run these kernels.
+    """
+
 def norm_tasks(kernels: str, rows: int) -> int:
-    """Rows of grad_weight that norm writes."""
+    """Rows of grad_weight that norm writes, and of grad_projection."""

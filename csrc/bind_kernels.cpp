@@ -95,6 +95,20 @@ void norm(const std::string& kernels, std::int64_t rows, std::int64_t width, flo
     run_on_team(run.norm_tasks(p), threads, [&](std::int64_t task, int) { run.norm(p, task); });
 }
 
+void rtd_logits(const std::string& kernels, bool bf16, std::int64_t rows, std::int64_t width, float eps, Address dense,
+                Address projection, Address logits, Address grad, Address grad_dense, Address grad_projection,
+                int threads) {
+    const Kernels& run = kernels_named(kernels);
+    RtdLogits p{};
+    p.element = bf16 ? Element::bf16 : Element::fp32;
+    p.rows = rows, p.width = width, p.eps = eps;
+    p.dense = pointer<const void>(dense), p.projection = pointer<const float>(projection);
+    p.logits = pointer<float>(logits), p.grad = pointer<const float>(grad);
+    p.grad_dense = pointer<void>(grad_dense), p.grad_projection = pointer<float>(grad_projection);
+    const py::gil_scoped_release release;
+    run_on_team(run.rtd_tasks(p), threads, [&](std::int64_t task, int) { run.rtd_logits(p, task); });
+}
+
 std::int64_t norm_tasks(const std::string& kernels, std::int64_t rows) {
     Norm p{};
     p.rows = rows;
@@ -120,5 +134,9 @@ void bind_kernels(py::module_& m) {
     m.def("norm", &norm, py::arg("kernels"), py::arg("rows"), py::arg("width"), py::arg("eps"), py::arg("x"),
           py::arg("weight"), py::arg("mean"), py::arg("rstd"), py::arg("out"), py::arg("grad"), py::arg("grad_x"),
           py::arg("grad_weight"), py::arg("threads"), "LayerNorm of rows, or with grad its gradient.");
-    m.def("norm_tasks", &norm_tasks, py::arg("kernels"), py::arg("rows"), "Rows of grad_weight that norm writes.");
+    m.def("rtd_logits", &rtd_logits, py::arg("kernels"), py::arg("bf16"), py::arg("rows"), py::arg("width"),
+          py::arg("eps"), py::arg("dense"), py::arg("projection"), py::arg("logits"), py::arg("grad"),
+          py::arg("grad_dense"), py::arg("grad_projection"), py::arg("threads"),
+          "The discriminator's logits without their bias, or with grad its gradients.");
+    m.def("norm_tasks", &norm_tasks, py::arg("kernels"), py::arg("rows"), "Rows of what norm and rtd_logits sum up.");
 }

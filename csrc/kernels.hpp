@@ -53,6 +53,21 @@ struct Norm {
     float* grad_weight;         // (tasks, width): of each task's rows
 };
 
+// The discriminator's logits without their bias: LayerNorm(gelu(dense)) . projection, the projection times the norm's
+// weight. All tensors are contiguous.
+struct RtdLogits {
+    Element element;
+    std::int64_t rows, width;  // width at most 4096
+    float eps;
+    const void* dense;        // (rows, width)
+    const float* projection;  // (width,)
+    float* logits;            // (rows,); the forward pass alone
+    // The backward pass alone:
+    const float* grad;       // (rows,), or null for the forward pass
+    void* grad_dense;        // (rows, width); 0 where grad is 0, whatever dense holds
+    float* grad_projection;  // (tasks, width): of each task's rows
+};
+
 // The kernels of one instruction set. A call does one task of a launch; tasks are independent of one another.
 struct Kernels {
     const char* name;
@@ -64,6 +79,8 @@ struct Kernels {
     void (*geglu)(const GeGLU&, std::int64_t task);
     std::int64_t (*norm_tasks)(const Norm&);
     void (*norm)(const Norm&, std::int64_t task);
+    std::int64_t (*rtd_tasks)(const RtdLogits&);
+    void (*rtd_logits)(const RtdLogits&, std::int64_t task);
 };
 
 // Each is defined where kernels_isa.cpp is compiled for it.

@@ -18,7 +18,9 @@ const Kernels kernels{NUCEL_NAME(NUCEL_ISA),
                       geglu_tasks,
                       geglu,
                       norm_tasks,
-                      norm};
+                      norm,
+                      rtd_tasks,
+                      rtd_logits};
 
 }  // namespace NUCEL_ISA
 }  // namespace nucel

@@ -1,7 +1,8 @@
-// GeGLU and LayerNorm for one instruction set, a block of rows at a time.
+// GeGLU, LayerNorm and the discriminator's logits for one instruction set, a block of rows at a time.
 //
 //   GeGLU      out = gelu(a) * gate, of rows (a, gate)
 //   LayerNorm  out = (x - mean) * rstd * weight
+//   logits     z = LayerNorm(gelu(dense)) . projection
 #pragma once
 
 #include "kernels.hpp"
@@ -159,6 +160,63 @@ void norm_backward_rows(const Norm& p, Index task) {
 std::int64_t norm_tasks(const Norm& p) { return row_tasks(p.rows); }
 
 void norm(const Norm& p, std::int64_t task) { p.grad ? norm_backward_rows(p, task) : norm_rows(p, task); }
+
+// ---- logits of the discriminator ----
+
+template <class T>
+void rtd_rows(const RtdLogits& p, Index task) {
+    const float scale = 1.0f / static_cast<float>(p.width);
+    float x_hat[4096 + W];
+    Floats projections{};
+    for (Index i = 0; i < p.width; i += W) projections += load_part(p.projection + i, p.width - i);
+    const float average = sum(projections) * scale;
+    float* grad_projection = p.grad ? p.grad_projection + task * p.width : nullptr;
+    for (Index i = 0; p.grad && i < p.width; ++i) grad_projection[i] = 0;
+
+    for (Index row = task * ROWS; row < smaller(p.rows, (task + 1) * ROWS); ++row) {
+        const T* dense = static_cast<const T*>(p.dense) + row * p.width;
+        T* grad_dense = p.grad ? static_cast<T*>(p.grad_dense) + row * p.width : nullptr;
+        if (p.grad && p.grad[row] == 0) {
+            for (Index i = 0; i < p.width; ++i) store_one(grad_dense + i, 0);
+            continue;
+        }
+        Floats sums{}, squares{}, products{};
+        for (Index i = 0; i < p.width; i += W) {
+            const Floats h = Gelu(load_part(dense + i, p.width - i)).value;  // 0 after the row's end, as gelu(0) is
+            store(x_hat + i, h);
+            sums += h;
+        }
+        const float mean = sum(sums) * scale;
+        for (Index i = 0; i < p.width; i += W) {
+            const Ints inside = lanes() < static_cast<std::int32_t>(smaller(W, p.width - i));
+            const Floats away = pick(inside, load(x_hat + i) - mean, Floats{});
+            store(x_hat + i, away);
+            squares += away * away;
+            products += away * load_part(p.projection + i, p.width - i);
+        }
+        const float rstd = 1.0f / __builtin_sqrtf(sum(squares) * scale + p.eps);
+        const float logit = sum(products) * rstd;
+        if (!p.grad) {
+            p.logits[row] = logit;
+            continue;
+        }
+        const float grad = p.grad[row];
+        for (Index i = 0; i < p.width; i += W) {
+            const Index count = p.width - i;
+            const Floats a = load_part(dense + i, count), normed = load(x_hat + i) * rstd;
+            const Floats grad_h =
+                grad * rstd * (load_part(p.projection + i, count) - average - normed * (logit * scale));
+            store_part(grad_dense + i, grad_h * Gelu(a).derivative(a), count);
+            store_part(grad_projection + i, load_part(grad_projection + i, count) + grad * normed, count);
+        }
+    }
+}
+
+std::int64_t rtd_tasks(const RtdLogits& p) { return row_tasks(p.rows); }
+
+void rtd_logits(const RtdLogits& p, std::int64_t task) {
+    p.element == Element::fp32 ? rtd_rows<float>(p, task) : rtd_rows<std::uint16_t>(p, task);
+}
 
 }  // namespace NUCEL_ISA
 }  // namespace nucel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -154,6 +155,31 @@ def test_the_ops_pass_opcheck(dtype):
 def test_kernels_of_another_processor_are_refused():
     with pytest.raises(ValueError, match="no kernels named sve"):
         run(Problem.draw((1, 4, 1, 4), None), "sve")
+
+
+OF_TORCH = """
+import os
+import torch
+from nucel.kernels.attention import attention
+torch.set_num_threads(3)
+x = torch.randn(1000, 1000)
+(x * x).sum()  # starts torch's threads
+
+def threads():
+    return set(os.listdir("/proc/self/task"))
+
+before = threads()
+table, seen = torch.ones(500, 8), set()
+for _ in range(20):
+    attention(torch.randn(4, 500, 3, 4, 16), table, table, 9)
+    seen |= threads()
+assert len(before) >= 3 and seen == before, (before, seen)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux does")
+def test_it_runs_on_the_threads_of_torch():
+    subprocess.run([sys.executable, "-c", OF_TORCH], check=True, timeout=100)
 
 
 IN_A_WORKER = """
