@@ -4,6 +4,7 @@ python -m nox                    the fast tests under all Pythons that are insta
 python -m nox -s tests-3.10      under one of them
 python -m nox -- -m ""           all tests; what follows -- goes to pytest
 python -m nox -s wheel           build an sdist, a wheel from it, and try the wheel without a compiler
+python -m nox -s lint            format, lint and spelling
 """
 
 from __future__ import annotations
@@ -33,3 +34,12 @@ def wheel(session: nox.Session) -> None:
     session.chdir(folder)
     session.run("python", "-c", "import nucel; print(nucel.__version__, nucel.Genome)")
     session.run("nucel", "--help")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Format, lint and spelling."""
+    session.install(".[lint]")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    session.run("bash", "-c", "git ls-files -z | xargs -0 codespell --ignore-words-list=anc", external=True)

@@ -73,7 +73,9 @@ class FinetuneConfig:
     task: OmitArgPrefixes[TaskOptions] = field(default_factory=TaskOptions)
     columns: OmitArgPrefixes[SequenceOptions] = field(default_factory=SequenceOptions)
     head: OmitArgPrefixes[SearchedHeadOptions] = field(default_factory=SearchedHeadOptions)
-    fit: OmitArgPrefixes[SearchedFitOptions] = field(default_factory=SearchedFitOptions)
+    fit: OmitArgPrefixes[Annotated[SearchedFitOptions, tyro.conf.arg(name="training")]] = field(
+        default_factory=SearchedFitOptions
+    )
     compute: OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
     def __post_init__(self) -> None:

@@ -109,11 +109,14 @@ class ImportanceConfig:
 class InterpretConfig:
     """What a model has learned, base by base."""
 
-    command: OmitSubcommandPrefixes[
-        Annotated[AttributionConfig, tyro.conf.subcommand("attribution")]
-        | Annotated[AgreementConfig, tyro.conf.subcommand("agreement")]
-        | Annotated[ImportanceConfig, tyro.conf.subcommand("importance")]
-        | Annotated[MotifOrderConfig, tyro.conf.subcommand("motif-order")]
+    command: Annotated[
+        OmitSubcommandPrefixes[
+            Annotated[AttributionConfig, tyro.conf.subcommand("attribution")]
+            | Annotated[AgreementConfig, tyro.conf.subcommand("agreement")]
+            | Annotated[ImportanceConfig, tyro.conf.subcommand("importance")]
+            | Annotated[MotifOrderConfig, tyro.conf.subcommand("motif-order")]
+        ],
+        tyro.conf.arg(name=""),
     ]
 
 

@@ -81,7 +81,9 @@ class ProbeConfig:
     read in tiles."""
     task: OmitArgPrefixes[TaskOptions] = field(default_factory=TaskOptions)
     columns: OmitArgPrefixes[SequenceOptions] = field(default_factory=SequenceOptions)
-    options: OmitArgPrefixes[ProbeHeadOptions] = field(default_factory=ProbeHeadOptions)
+    options: OmitArgPrefixes[Annotated[ProbeHeadOptions, tyro.conf.arg(name="heads")]] = field(
+        default_factory=ProbeHeadOptions
+    )
     features: OmitArgPrefixes[FeatureOptions] = field(default_factory=FeatureOptions)
     labels: OmitArgPrefixes[FewShotOptions] = field(default_factory=FewShotOptions)
     compute: OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)

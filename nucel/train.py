@@ -20,6 +20,7 @@ import tyro
 
 from .pretraining.config import PRESETS, TrainConfig
 from .pretraining.estimate import estimate
+from .pretraining.flags import TrainFlags
 from .pretraining.stored import stored_config
 from .pretraining.trainer import train
 from .runs.directory import RunDirectory
@@ -79,13 +80,14 @@ def parse(arguments: list[str]) -> TrainConfig:
             presets = {"debug": ("the run's own settings", stored)}
         arguments = ["debug", *arguments]
     with cli.help_with_examples("train", arguments):
-        return tyro.extras.overridable_config_cli(
-            presets,
+        flags = tyro.extras.overridable_config_cli(
+            {name: (text, TrainFlags.of(config)) for name, (text, config) in presets.items()},
             prog="python -m nucel.train",
             description="Pre-train on a genome or on barcodes. Without a preset's name, debug is taken.\n\n"
             + cli.SHARED_FLAGS,
             args=arguments,
         )
+    return flags.config()
 
 
 _HELP = {"-h", "--help"}

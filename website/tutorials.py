@@ -19,7 +19,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
 TUTORIALS = REPOSITORY / "docs" / "tutorials"
-PAGES = ("pretrain", "finetune", "variants", "track")
+PAGES = ("pretrain", "finetune", "variants", "track", "judge")
 """In this order."""
 BLOCK = re.compile(
     r"^```(?P<language>sh|python)\n(?P<code>.*?)^```\n(?P<output>\n```text\n.*?^```\n)?", re.DOTALL | re.M

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +22,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from tyro.conf import OmitArgPrefixes
 
 from ..runtime import cli
 from ..runtime.errors import GenomeError
@@ -31,7 +32,7 @@ from .windows import WindowOptions, Windows
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenomeConfig(WindowOptions):
+class GenomeConfig:
     """What the sampler sees in FASTA files: contigs, bases, windows, and how long an epoch takes."""
 
     genome: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -45,6 +46,7 @@ class GenomeConfig(WindowOptions):
     long, and in $XDG_CACHE_HOME/nucel or ~/.cache/nucel otherwise."""
     by_contig: bool = False
     """A row for each contig instead of each file."""
+    windows: OmitArgPrefixes[WindowOptions] = field(default_factory=WindowOptions)
 
 
 def survey(config: GenomeConfig) -> Table:
@@ -57,10 +59,10 @@ def survey(config: GenomeConfig) -> Table:
             "masked is 100 %: every base is lower-case, so that case tells nothing about repeats, and --max-masked "
             "would count every window as one"
         )
-    windows = Windows.tile(genome, config)
-    if config.genome_weights:
-        windows = windows.weighted(config.genome_weights)
-    sampler = WindowSampler(windows, config.context, config.batch_size)
+    windows = Windows.tile(genome, config.windows)
+    if config.windows.genome_weights:
+        windows = windows.weighted(config.windows.genome_weights)
+    sampler = WindowSampler(windows, config.windows.context, config.batch_size)
     of = np.arange(len(genome.contigs)) if config.by_contig else genome.file
     names = list(genome.contigs) if config.by_contig else [file.name for file in genome.files]
     n = len(names)
@@ -79,9 +81,9 @@ def survey(config: GenomeConfig) -> Table:
         np.bincount(of[windows.contig], weight, n) / weight.sum(),
     ]
     rows = round(sampler.steps_per_epoch * config.batch_size)
-    tokens = rows * config.context
+    tokens = rows * config.windows.context
     table = Table(
-        caption=f"An epoch is {rows:,} rows of {config.context} tokens, {tokens / 1e6:,.1f} M: "
+        caption=f"An epoch is {rows:,} rows of {config.windows.context} tokens, {tokens / 1e6:,.1f} M: "
         f"{sampler.steps_per_epoch:,.1f} steps of {config.batch_size}, "
         f"{_duration(tokens / config.tokens_per_second)} at {config.tokens_per_second:,.0f} tokens/s. "
         f"Opened in {seconds:.2f} s.",

@@ -17,7 +17,7 @@ from .regions import usable_stretches
 
 @dataclass(frozen=True)
 class WindowOptions:
-    """Which windows of a genome there are, and how often each is drawn, for `Windows.tile`."""
+    """Which windows of a genome there are, and how often each is drawn."""
 
     context: int = 1024
     """Tokens of a training window: [CLS] and context - 1 bases."""

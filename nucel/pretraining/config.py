@@ -1,70 +1,37 @@
 """What is trained, and how it is run: frozen dataclasses, and the presets as functions.
 
-Every field is a command-line flag of ``python -m nucel.train``. `Recipe` holds what decides the result; two runs with
-the same recipe on the same genome are the same run, and only such a run can be resumed. `TrainConfig` adds where and
-how it is carried out.
+Every field is a command-line flag of ``python -m nucel.train``. `Recipe` joins the options that decide the result; two
+runs with the same recipe on the same genome are the same run, and only such a run can be resumed. `TrainConfig` adds
+where and how it is carried out.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Any
 
 from ..genome.windows import WindowOptions
 from ..model.config import ElectraConfig, EncoderConfig
 from ..objectives.masking import slots_of
 from ..runtime.errors import require
+from .options import (
+    InputOptions,
+    MachineOptions,
+    ObjectiveOptions,
+    OptimizerOptions,
+    OutputOptions,
+    PrecisionOptions,
+    ReadingOptions,
+    RunOptions,
+)
 
 
 @dataclass(frozen=True)
-class Recipe(WindowOptions):
+class Recipe(PrecisionOptions, OptimizerOptions, ObjectiveOptions, ReadingOptions, WindowOptions):
     """All that decides the result of a run besides the genome. The defaults are the paper's, where it states them."""
 
     model: ElectraConfig = field(default_factory=ElectraConfig)
-    objective: Literal["electra", "mlm", "mae"] = "electra"
-    """electra trains the pair; mlm, its control, the discriminator's encoder on masked bases alone; mae the same
-    encoder as a masked autoencoder, which sees what is not masked alone."""
-
-    hold_out: tuple[str, ...] = ()
-    """Contigs kept for validation, by name or glob."""
-    hold_out_fraction: float = 0.01
-    """Share of the windows kept for validation, in contiguous blocks, besides the contigs of --hold-out."""
-    reverse_complement: Annotated[bool, tyro.conf.arg(name="augment-reverse-complement")] = True
-    """Read each window from either strand with equal chance; not stated in the paper."""
-
-    steps: int = 700_000
-    """Optimizer steps of the whole schedule."""
-    batch_size: int = 192
-    """Windows per optimizer step, over all ranks and micro-batches."""
-    lr: float = 1e-4
-    """Peak learning rate."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's decay of the first and second moment."""
-    adam_eps: float = 1e-8
-    """AdamW's epsilon."""
-    weight_decay: float = 0.01
-    """AdamW's decay of matrices (never of norms and biases); not stated in the paper."""
-    warmup_steps: int = 1000
-    """Steps of linear warm-up from 0."""
-    decay: Literal["constant", "linear", "cosine"] = "constant"
-    """Learning rate from warm-up to the last step; linear and cosine end at 0. Not stated in the paper."""
-    max_grad_norm: float = 1.0
-    """Gradients of both networks together are scaled down to this norm."""
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Compute precision; auto is bf16 on a GPU and fp32 on a CPU. Weights are always fp32."""
-    seed: int = 0
-    """Random seed of weights, windows, masks and sampled bases."""
-    init_from: Path | None = None
-    """Begin with the weights of a run or of a folder with its model directories, instead of new ones."""
-    window: Literal["tile", "record"] = "tile"
-    """tile: windows of one length that cover the contigs. record: one window for each record of files of short
-    sequences, at its own length; a record of more than --context tokens is cropped."""
-    drop_gaps: bool = False
-    """With --window record: remove the gaps (-) of aligned sequences. Otherwise they read as unknown bases."""
 
     def __post_init__(self) -> None:
         require(self.context >= 2, f"context must be at least 2 ([CLS] and one base), got {self.context}")
@@ -122,46 +89,8 @@ class Recipe(WindowOptions):
 
 
 @dataclass(frozen=True)
-class TrainConfig(Recipe):
-    """A recipe, and where and how it is carried out. None of the fields below changes what is trained."""
-
-    genome: tuple[Path, ...] = ()
-    """FASTA files, plain or gzip / bgzip, or folders of them. Without one a small demo genome is generated."""
-    out: Path | None = None
-    """Run directory; by default runs/ and a time stamp."""
-    resume: str | None = None
-    """A run directory to continue, by its own recipe and genome; or "auto": continue the run in --out, or start it."""
-    extend_steps: int | None = None
-    """With --resume: train a finished run for so many more steps, on the schedule of a run of all its steps."""
-    stop_after: int | None = None
-    """Stop after this step with a checkpoint; the schedule stays that of --steps."""
-    dry_run: bool = False
-    """Measure a few steps, print what the run would take (tokens, epochs, hours), and write nothing."""
-    micro_batch: int | None = None
-    """Windows per forward and backward pass of a rank; gradients are accumulated. By default as many as fit."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the blocks with torch.compile; auto does so on a GPU."""
-    max_skipped: int = 20
-    """Stop after so many steps in a row whose loss or gradient is not finite; each of them is skipped."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto takes a GPU where there is one."""
-    cache_dir: Path | None = None
-    """Folder for the decompressed copies of .gz files. By default they are made beside the files by what reads them for
-    long, and in $XDG_CACHE_HOME/nucel or ~/.cache/nucel otherwise."""
-    threads: int | None = None
-    """Threads of the sampler; by default the CPUs this process may use."""
-    validate_every: int = 1000
-    """Steps between validations; one always follows the last step."""
-    validation_windows: int = 1024
-    """Held-out windows per validation, the same ones each time (fewer where fewer are held out)."""
-    save_every: int = 1000
-    """Steps between checkpoints; one always follows the last step."""
-    keep: int = 2
-    """Checkpoints kept."""
-    log_every: int = 50
-    """Steps between lines of metrics.jsonl."""
-    track: bool = False
-    """Also write what metrics.jsonl gets for TensorBoard, into the folder tensorboard of the run directory."""
+class TrainConfig(MachineOptions, RunOptions, OutputOptions, InputOptions, Recipe):
+    """A recipe, and where and how it is carried out: none of the other options changes what is trained."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

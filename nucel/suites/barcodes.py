@@ -69,7 +69,9 @@ class BarcodesConfig:
     cache_dir: Path | None = None
     """Folder for the decompressed copies of .gz files; by default $XDG_CACHE_HOME/nucel or ~/.cache/nucel."""
     protocol: OmitArgPrefixes[ProtocolOptions] = field(default_factory=ProtocolOptions)
-    options: OmitArgPrefixes[EmbedOptions] = field(default_factory=EmbedOptions)
+    options: OmitArgPrefixes[Annotated[EmbedOptions, tyro.conf.arg(name="embedding")]] = field(
+        default_factory=EmbedOptions
+    )
     compute: OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
     def __post_init__(self) -> None:

@@ -39,6 +39,25 @@ CONTROLS = (LENGTH, KMERS, UNTRAINED, CONSTANT)
 
 
 @dataclass(frozen=True, kw_only=True)
+class SplitOptions:
+    """What is held out, and how the prediction is judged."""
+
+    split_by: Literal["genome", "contig", "cluster", "rows"] = "contig"
+    """What is held out: a genome in turn, or a share of contigs, of clusters of similar sequences, or of rows."""
+    test_share: float = 0.2
+    """Share of the sequences to test on, unless genomes are held out."""
+    trees: int = 300
+    """Of XGBoost, for each class."""
+    draws: int = 1000
+    """Of the bootstrap over sequences that gives the 95 % intervals."""
+
+    def __post_init__(self) -> None:
+        for name in ("trees", "draws"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        require(0 < self.test_share < 1, f"test_share must lie between 0 and 1, got {self.test_share}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class BiotypesConfig:
     """Biotypes by XGBoost on embeddings, beside their controls, with pictures."""
 
@@ -56,30 +75,24 @@ class BiotypesConfig:
     """Leave out classes of fewer sequences."""
     room_bp: int = 1024
     """First bases of each sequence that are read, in sense direction."""
-    split_by: Literal["genome", "contig", "cluster", "rows"] = "contig"
-    """What is held out: a genome in turn, or a share of contigs, of clusters of similar sequences, or of rows."""
-    test_share: float = 0.2
-    """Share of the sequences to test on, unless genomes are held out."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """One training for each, with a split of its own, and weights of its own for the untrained encoder."""
-    trees: int = 300
-    """Of XGBoost, for each class."""
-    draws: int = 1000
-    """Of the bootstrap over sequences that gives the 95 % intervals."""
     pictures: bool = True
     """Draw t-SNE and UMAP of the first model's vectors."""
     cache_dir: Path | None = None
     """Folder for the decompressed copies of .gz files. By default they are made beside the files by what reads them for
     long, and in $XDG_CACHE_HOME/nucel or ~/.cache/nucel otherwise."""
-    options: OmitArgPrefixes[EmbedOptions] = field(default_factory=EmbedOptions)
+    evaluation: OmitArgPrefixes[SplitOptions] = field(default_factory=SplitOptions)
+    options: OmitArgPrefixes[Annotated[EmbedOptions, tyro.conf.arg(name="embedding")]] = field(
+        default_factory=EmbedOptions
+    )
     compute: OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
     def __post_init__(self) -> None:
         require_seeds(self.seeds)
         require(self.options.pooling != "none", "a gene needs one vector: --pooling mean or cls")
-        for name in ("min_genes", "room_bp", "trees", "draws"):
+        for name in ("min_genes", "room_bp"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        require(0 < self.test_share < 1, f"test_share must lie between 0 and 1, got {self.test_share}")
 
 
 class Line(NamedTuple):
@@ -123,7 +136,7 @@ def biotypes(config: BiotypesConfig, command: str | None = None) -> cli.Result:
         + ", ".join(f"{name} {count:,}" for name, count in counts.items())
         + (f"; left out, as rarer: {', '.join(left_out)}" if left_out else ""), soft_wrap=True, markup=False,
     )  # fmt: skip
-    folds = {seed: fold(genes, config.split_by, seed, config.test_share) for seed in config.seeds}
+    folds = {seed: fold(genes, config.evaluation.split_by, seed, config.evaluation.test_share) for seed in config.seeds}
     near = {seed: nearly_identical(genes, one) for seed, one in folds.items()}
     started = time.perf_counter()
     lines: list[Line] = []
@@ -206,11 +219,12 @@ def _line(
         names, counts = np.unique(labels[rows.train], return_counts=True)
         predicted = np.full(len(rows.test), names[counts.argmax()])
     else:
-        predicted = classify(vectors, labels, rows, seed, config.trees, environment.available_cpus())
+        predicted = classify(vectors, labels, rows, seed, config.evaluation.trees, environment.available_cpus())
     matrix = confusion(labels[rows.test], predicted)
     return Line(
-        method, seed, rows.held_out, len(rows.test), near, f1_scores(matrix), intervals(matrix, config.draws, seed)
-    )
+        method, seed, rows.held_out, len(rows.test), near, f1_scores(matrix),
+        intervals(matrix, config.evaluation.draws, seed),
+    )  # fmt: skip
 
 
 def _draw(config: BiotypesConfig, vectors: np.ndarray, labels: np.ndarray) -> list[str]:
@@ -252,12 +266,12 @@ def _markdown(lines: Sequence[Line], about: dict[str, Any]) -> str:
             low, high = np.mean([line.intervals[i] for line in own], axis=0)
             cells.append(f"{values.mean():.3f}{spread} [{low:.3f}, {high:.3f}]")
         rows.append(f"| {method} | {' | '.join(cells)} |")
-    settings = about["settings"]
+    settings, evaluation = about["settings"], about["settings"]["evaluation"]
     shares = ", ".join(f"{seed}: {share:.1%}" for seed, share in about["nearly_identical"].items())
     classes = ", ".join(f"{name} {count:,}" for name, count in about["classes"].items())
     notes = (
-        f"Mean over seeds ± standard deviation, which are splits by {settings['split_by']}; in brackets the mean "
-        f"of the seeds' 95 % intervals ({settings['draws']:,} draws over sequences). Classes: {classes}; "
+        f"Mean over seeds ± standard deviation, which are splits by {evaluation['split_by']}; in brackets the mean "
+        f"of the seeds' 95 % intervals ({evaluation['draws']:,} draws over sequences). Classes: {classes}; "
         f"{about['cut']:,} sequences were cut to {settings['room_bp']} bp. Test sequences 95 % of whose 12-mers "
         f"are in one training sequence, by seed: {shares}."
     )

@@ -76,7 +76,9 @@ class MotifOrderConfig:
     """Of the sequences, and of what training draws."""
     sequences: OmitArgPrefixes[SequencePairs] = field(default_factory=SequencePairs)
     head: OmitArgPrefixes[HeadOptions] = field(default_factory=HeadOptions)
-    fit: OmitArgPrefixes[FitOptions] = field(default_factory=lambda: FitOptions(epochs=20))
+    fit: OmitArgPrefixes[Annotated[FitOptions, tyro.conf.arg(name="training")]] = field(
+        default_factory=lambda: FitOptions(epochs=20)
+    )
     compute: OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
     def __post_init__(self) -> None:

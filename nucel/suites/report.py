@@ -38,13 +38,9 @@ from .variant_report import EvaluationOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig:
-    """One page on whether pre-training was worth it: all that the data at hand allow, with controls."""
+class DataOptions:
+    """The data to judge by, each of which is left out where it is not given."""
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run directory of the trainer."""
-    out: Path | None = None
-    """The page; by default RUN/report.html. What is finished is kept in the folder of that name with .parts."""
     tasks: tuple[Path, ...] = ()
     """Folders of labelled tasks, as nucel.suite takes them: GUE, Genomic Benchmarks, NT, or one's own."""
     barcodes: tuple[Path, ...] = ()
@@ -57,6 +53,22 @@ class ReportConfig:
     """FASTA that the variants are against, or that the annotations of --biotypes are of."""
     trained_on: tuple[Path, ...] = ()
     """FASTA that the run was trained on, where it has moved since."""
+    cache_dir: Path | None = None
+    """Folder for the decompressed copies of .gz files. By default they are made beside the files by what reads them for
+    long, and in $XDG_CACHE_HOME/nucel or ~/.cache/nucel otherwise."""
+
+    def __post_init__(self) -> None:
+        require(self.variants is None or bool(self.genome), "--variants needs the --genome that they are against")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """One page on whether pre-training was worth it: all that the data at hand allow, with controls."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """A run directory of the trainer."""
+    out: Path | None = None
+    """The page; by default RUN/report.html. What is finished is kept in the folder of that name with .parts."""
     control: Path | None = None
     """The MLM control: a run or model directory, probed like the model."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -65,16 +77,13 @@ class ReportConfig:
     """Use at most so many rows of each table, drawn once: for a quick look. The tables are those of --tasks."""
     logos: int = 3
     """Held-out windows whose attributions are drawn."""
-    cache_dir: Path | None = None
-    """Folder for the decompressed copies of .gz files. By default they are made beside the files by what reads them for
-    long, and in $XDG_CACHE_HOME/nucel or ~/.cache/nucel otherwise."""
+    data: OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
     compute: OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
     def __post_init__(self) -> None:
         require_seeds(self.seeds)
         require(self.max_rows is None or self.max_rows >= 10, f"max_rows must be at least 10, got {self.max_rows}")
         require(self.logos >= 0, f"logos must be at least 0, got {self.logos}")
-        require(self.variants is None or bool(self.genome), "--variants needs the --genome that they are against")
         require(self.out is None or self.out.suffix in (".html", ".htm"), f"--out must end with .html, got {self.out}")
 
 
@@ -93,7 +102,7 @@ def report(config: ReportConfig, command: str) -> cli.Result:
     out = config.out or config.run / "report.html"
     if not out.parent.is_dir():
         raise ConfigError(f"there is no folder {out.parent} for the page")
-    judged = Judged(config.run, config.control, config.seeds, config.max_rows, precision, config.cache_dir)
+    judged = Judged(config.run, config.control, config.seeds, config.max_rows, precision, config.data.cache_dir)
     kept = Kept(out)
     planned = list(_plan(config, run, judged, kept))  # digests of all data, so that a wrong path costs nothing
     sections = []
@@ -139,7 +148,7 @@ Planned = tuple[str, dict[str, Any], Callable[[Path], Section]]
 
 
 def _plan(config: ReportConfig, run: RunDirectory, judged: Judged, kept: Kept) -> Iterator[Planned]:
-    files, precision = config.trained_on, judged.precision
+    data, files, precision = config.data, config.data.trained_on, judged.precision
     common = {
         "version": __version__, "run": str(config.run), "model": load_networks(config.run).fingerprint,
         "dtype": precision.dtype_name,
@@ -150,39 +159,39 @@ def _plan(config: ReportConfig, run: RunDirectory, judged: Judged, kept: Kept) -
         "control": config.control and [str(config.control), load_networks(config.control).fingerprint],
         "seeds": config.seeds,
     }
-    yield "run", own, lambda tables: report_run.training(run, files, kept, config.cache_dir)
+    yield "run", own, lambda tables: report_run.training(run, files, kept, data.cache_dir)
     if config.logos:
         yield (
             "logos", own | {"number": config.logos},
             lambda tables: report_run.logos(run, files, config.logos, judged, kept, tables),
         )  # fmt: skip
-    for name, (layout, folder) in _tasks(config.tasks).items():
+    for name, (layout, folder) in _tasks(data.tasks).items():
         identity: dict[str, Any] = (
             common | with_control | {"rows": config.max_rows, "data": str(folder), "files": _digest([folder])}
         )
         yield f"task {name}", identity, _task(name, layout, judged, folder)
-    if config.barcodes:
-        for name, paths in find_sets(config.barcodes).items():
+    if data.barcodes:
+        for name, paths in find_sets(data.barcodes).items():
             identity = common | with_control | {"data": [str(path) for path in paths], "files": _digest(paths)}
-            yield f"barcodes {name}", identity, _barcodes(name, config.barcodes, judged)
-    if config.biotypes:
-        data = {"data": list(map(str, config.biotypes)), "files": _digest((*config.biotypes, *config.genome))}
+            yield f"barcodes {name}", identity, _barcodes(name, data.barcodes, judged)
+    if data.biotypes:
+        genes = {"data": list(map(str, data.biotypes)), "files": _digest((*data.biotypes, *data.genome))}
         yield (
-            "biotypes", common | with_control | data,
-            lambda tables: report_data.gene_classes(config.biotypes, config.genome, judged, tables),
+            "biotypes", common | with_control | genes,
+            lambda tables: report_data.gene_classes(data.biotypes, data.genome, judged, tables),
         )  # fmt: skip
-    if config.variants is not None:
-        path, background = config.variants, _background(run, files)
+    if data.variants is not None:
+        path, background = data.variants, _background(run, files)
         report_variants.evaluation_of(VariantFile(path), EvaluationOptions())
         of_variants: dict[str, Any] = {
             "data": str(path),
             "background": background and str(background),
             "files": _digest([path]),
         }
-        genome = {"against": Genome(config.genome, config.cache_dir, copy_beside=config.cache_dir is None).fingerprint}
+        genome = {"against": Genome(data.genome, data.cache_dir, copy_beside=data.cache_dir is None).fingerprint}
         yield (
             "variants", common | with_control | of_variants | genome,
-            lambda tables: report_variants.variants(path, config.genome, judged, background, tables),
+            lambda tables: report_variants.variants(path, data.genome, judged, background, tables),
         )  # fmt: skip
 
 
@@ -227,9 +236,9 @@ def _background(run: RunDirectory, files: tuple[Path, ...]) -> Path | None:
 
 def _require_libraries(config: ReportConfig) -> None:
     needed = {"matplotlib": "plots", "logomaker": "plots"}
-    if config.tasks or config.barcodes:
+    if config.data.tasks or config.data.barcodes:
         needed["sklearn"] = "eval"
-    if config.biotypes:
+    if config.data.biotypes:
         needed |= {"sklearn": "biotypes", "xgboost": "biotypes"}
     missing = [library for library in needed if importlib.util.find_spec(library) is None]
     if missing:

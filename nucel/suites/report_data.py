@@ -26,7 +26,7 @@ from ..tasks.probe import HeadName
 from ..tasks.task import TaskOptions
 from . import barcode_protocols, biotypes
 from .barcodes import BarcodesConfig, barcodes
-from .biotypes import BiotypesConfig
+from .biotypes import BiotypesConfig, SplitOptions
 from .layouts import Layout, with_dev
 from .probe_table import CONTROL, MODEL, Row, main_metric, make_rows, records, tsv, verdicts
 from .probes import Plan, all_fits, limited
@@ -200,7 +200,7 @@ def gene_classes(inputs: Sequence[Path], genome: Sequence[Path], judged: Judged,
     split: Literal["genome", "contig"] = "genome" if len(genome) > 1 else "contig"
     config = BiotypesConfig(
         inputs=tuple(inputs), out=tables, models=judged.models, genome=tuple(genome), seeds=judged.seeds,
-        split_by=split, cache_dir=judged.cache_dir,
+        evaluation=SplitOptions(split_by=split), cache_dir=judged.cache_dir,
     )  # fmt: skip
     words = ["biotypes", *inputs, *_suite_words(judged), *(["--genome", *genome] if genome else [])]
     command = command_line("suite", [*words, "--split-by", split, "--out", "biotypes"])

@@ -60,7 +60,7 @@ class SuiteConfig:
     task: OmitArgPrefixes[TaskOptions] = field(default_factory=TaskOptions)
     columns: OmitArgPrefixes[SequenceOptions] = field(default_factory=SequenceOptions)
     head: OmitArgPrefixes[HeadOptions] = field(default_factory=HeadOptions)
-    fit: OmitArgPrefixes[FitOptions] = field(default_factory=FitOptions)
+    fit: OmitArgPrefixes[Annotated[FitOptions, tyro.conf.arg(name="training")]] = field(default_factory=FitOptions)
     compute: OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
     def __post_init__(self) -> None:

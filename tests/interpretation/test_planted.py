@@ -64,7 +64,10 @@ def test_a_broken_motif_is_surprising():
 
 
 def test_a_class_is_explained_by_its_motif():
-    """A classifier of sequences with the motif, once and anywhere, against sequences without: its maps find it."""
+    """A classifier of sequences with the motif, once and anywhere, against sequences without: mutagenesis finds it.
+
+    Gradients are no law here: over seeds and numbers of threads their AUROC was 0.52 to 0.88.
+    """
     network = Classifier(TINY, ("without", "with"), "mean", linear=False)
     initialize(network, torch.Generator().manual_seed(0))
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
@@ -89,10 +92,9 @@ def test_a_class_is_explained_by_its_motif():
 
     bases, labels, inside = batch(60)
     chosen = list(bases[labels == 1])
-    for method in ("ism", "gradient"):
-        maps = nucel.attribute(network.eval(), chosen, method, target="class:with", average_reverse_complement=False)
-        found = np.stack([one.values for one in maps])
-        assert metrics.roc_auc_score(inside[labels == 1].ravel(), np.abs(found).ravel()) > 0.7, method
+    maps = nucel.attribute(network.eval(), chosen, "ism", target="class:with", average_reverse_complement=False)
+    found = np.abs(np.stack([one.values for one in maps]))
+    assert metrics.roc_auc_score(inside[labels == 1].ravel(), found.ravel()) > 0.9
 
 
 def test_variants_that_break_a_motif_score_below_neutral_ones(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import itertools
 import re
 import shlex
 
@@ -110,6 +111,30 @@ def test_help_ends_with_examples_of_the_verb_s_own_flags(verb):
         inner = rest[:1] if verb == "interpret" else ["debug"] if verb == "train" else []
         flags = set(re.findall(r"(?<![\w-])--[a-z-]+", help_of(verb, inner).partition("\nexamples:\n")[0]))
         assert {word for word in rest if word.startswith("--")} <= flags, words
+
+
+COMMANDS = {
+    "train": [["debug"]],
+    "suite": [[], ["barcodes"], ["biotypes"]],
+    "interpret": [["attribution"], ["agreement"], ["importance"], ["motif-order"]],
+    "plot": [[], ["efficiency"]],
+}
+
+
+@pytest.mark.parametrize(("verb", "words"), [(verb, words) for verb in VERBS for words in COMMANDS.get(verb, [[]])])
+def test_help_is_in_groups_that_one_can_read(verb, words, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")  # more than that, and the groups stand beside one another
+    groups: dict[str, int] = {}
+    lines = help_of(verb, words).partition("\nexamples:\n")[0].splitlines()
+    for line, below in itertools.pairwise(lines):
+        if re.fullmatch(r" -{20,} *", below):
+            groups[title := line.strip()] = 0
+        elif re.match(r"  --[a-z]", line):
+            groups[title] += 1
+    flags = {title: count for title, count in groups.items() if count}
+    assert flags and max(flags.values()) <= 12, flags
+    assert len(flags) > 1 or sum(flags.values()) < 6, flags
+    assert not any("options options" in title or "." in title.removeprefix("model.") for title in flags)
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -1,0 +1,177 @@
+"""What a budget of tokens buys: runs of `small` at fixed budgets, on fixed data, by several recipes.
+
+    python -m benchmarks.experiments.ladder $NUCEL_DATA --out DIR [--data ecoli] [--arms pair uniform mlm]
+        [--mega-tokens 2 8] [--seeds 0] [-- --dtype bf16]
+
+Each run is one line of DIR/ladder.md, measured on windows that were held out:
+
+- the masked model's loss (the generator's, or the masked LM's), in nats per base;
+- the discriminator's AUROC, and what its loss gains over a constant guess;
+- the discriminator's own nats per base: the cross-entropy of the distribution over the four bases that generator and
+  discriminator imply (docs/variants.md), each base left unmasked in turn. It is the one figure in which both objectives
+  and Markov chains can be compared.
+
+A run that is there already is not trained again, and a run that was stopped goes on. Words after `--` go to every
+`python -m nucel.train`; they are part of the line's command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import nucel
+from nucel.genome.markov import blocks, cross_entropies
+from nucel.runs.directory import RunDirectory
+from nucel.suites.report_run import windows_of_run
+from nucel.tokenizers import nucleotide
+
+from .. import table
+from .annotated import ANNOTATED
+
+SHORT = {"context": "128", "window-bp": "192", "overlap-bp": "32", "batch-size": "64"}
+ARMS: dict[str, dict[str, str]] = {
+    "preset": {},
+    "pair": SHORT | {"model.temperature": "1"},
+    "pair-3": SHORT | {"model.temperature": "3"},
+    "uniform": SHORT | {"model.temperature": "1000"},
+    "mlm": SHORT | {"objective": "mlm"},
+}
+"""What an arm changes of `small`. All but the first read short windows; the pairs differ in the proposals alone."""
+DATA = ("ecoli", "prokaryotes", "gue")
+WARMUP_SHARE, MOST_WARMUP = 0.1, 100
+JUDGED_BASES = 2048
+"""Of held-out windows, for the discriminator's own distribution, which takes four passes a base."""
+
+
+def data_flags(name: str, data: Path, out: Path) -> dict[str, list[str]]:
+    """The flags that say what is read, and what is held out."""
+    if name == "ecoli":
+        return {"genome": [str(data / "genomes" / "ecoli_K12_MG1655.fa.gz")]}
+    if name == "prokaryotes":
+        folders = [str(data / "genomes" / kind) for kind in ("bacteria", "archaea")]
+        return {"genome": folders, "hold-out": [f"{contig}*" for contig in ANNOTATED.values()]}
+    path = out / "gue.fa"
+    if not path.exists():
+        write_gue(data / "gue", path)
+    return {"genome": [str(path)], "window": ["record"]}
+
+
+def write_gue(folder: Path, path: Path) -> None:
+    """The distinct training sequences of all tasks of GUE as one FASTA file."""
+    found: dict[str, None] = {}
+    for file in sorted([*folder.rglob("train.csv"), *folder.rglob("train.csv.gz")]):
+        with gzip.open(file, "rt") if file.suffix == ".gz" else file.open() as lines:
+            found |= dict.fromkeys(row["sequence"] for row in csv.DictReader(lines))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f">{i}\n{sequence}\n" for i, sequence in enumerate(found)))
+
+
+def train_words(arm: str, flags: dict[str, list[str]], tokens: float, seed: int, words: list[str]) -> list[str]:
+    """The command line of one run, without --out."""
+    settings = {"context": "512", "batch-size": "16"} | ARMS[arm]
+    steps = max(1, round(tokens / (int(settings["context"]) * int(settings["batch-size"]))))
+    warmup = min(MOST_WARMUP, round(WARMUP_SHARE * steps))
+    given = {name: [value] for name, value in ARMS[arm].items()} | flags
+    if "window" in flags:
+        given = {name: values for name, values in given.items() if name not in ("window-bp", "overlap-bp")}
+    given |= {"steps": [str(steps)], "warmup-steps": [str(warmup)], "seed": [str(seed)]}
+    return ["small", *(word for name, values in given.items() for word in (f"--{name}", *values)), *words]
+
+
+def train(run: Path, words: list[str], cache: Path) -> dict[str, Any]:
+    """The summary of a run, which is trained or continued unless it has come to its end."""
+    summary = run / "summary.json"
+    if not summary.exists() or json.loads(summary.read_text())["interrupted"]:
+        command = [sys.executable, "-m", "nucel.train", *words, "--out", str(run), "--resume", "auto"]
+        subprocess.run([*command, "--cache-dir", str(cache)], stdout=subprocess.DEVNULL, check=True)
+    found: dict[str, Any] = json.loads(summary.read_text())
+    return found
+
+
+def own_nats(run: Path, cache: Path) -> float:
+    """Cross-entropy of the distribution that a pair implies at held-out bases, in nats per base."""
+    _, held_out, _ = windows_of_run(RunDirectory(run), cache_dir=cache)
+    room = json.loads((run / "run.json").read_text())["recipe"]["context"] - 1
+    sampled = blocks(held_out, 2 * JUDGED_BASES)  # windows at equal distances over all that was held out
+    chosen = [window[:room] for block in sampled for window in block]
+    maps = nucel.attribute(run, chosen, "rtd_distribution", average_reverse_complement=False)
+    costs = []
+    for tokens, one in zip(chosen, maps, strict=True):
+        known = (tokens >= nucleotide.BASES[0]) & (tokens <= nucleotide.BASES[-1])
+        assert one.probabilities is not None
+        costs.append(-np.log(one.probabilities[known, tokens[known] - nucleotide.BASES[0]]))
+    return float(np.concatenate(costs).mean())
+
+
+def markov_nats(run: Path, cache: Path) -> tuple[int, float]:
+    """The order and the nats per base of the Markov chain that fits the held-out windows best."""
+    train_windows, held_out, both = windows_of_run(RunDirectory(run), cache_dir=cache)
+    found = cross_entropies(train_windows, held_out, both_strands=both)
+    order = min(found, key=found.__getitem__)
+    return order, found[order]
+
+
+def row_of(labels: table.Row, run: Path, words: list[str], cache: Path) -> table.Row:
+    """Train, and measure."""
+    summary = train(run, words, cache)
+    row: table.Row = labels | {"command": shlex.join(["python -m nucel.train", *words]).replace("'", "")}
+    if "val_rtd_auroc" not in summary:
+        return row | {"masked": summary["val_loss"]}
+    gain = summary["val_rtd_blind"] - summary["val_rtd_loss"]
+    judged = {"auroc": summary["val_rtd_auroc"], "gain": gain, "own": own_nats(run, cache)}
+    return row | {"masked": summary["val_generator_loss"], **judged}
+
+
+def main() -> None:
+    given, words = sys.argv[1:], []
+    if "--" in given:
+        given, words = given[: given.index("--")], given[given.index("--") + 1 :]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="folder of real data, NUCEL_DATA")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data", nargs="+", choices=DATA, default=["ecoli"])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=["pair", "uniform", "mlm"])
+    parser.add_argument("--mega-tokens", nargs="+", type=float, default=[2.0, 8.0])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    options = parser.parse_args(given)
+    cache = options.out / "cache"
+    shown = table.Table(
+        facts=table.machine(torch.device("cpu")),
+        labels=("data", "arm", "M tokens", "seed"),
+        values={
+            "masked": ("masked model, nats", ".4f"),
+            "own": ("discriminator's own, nats", ".4f"),
+            "gain": ("RTD gain, nats", ".4f"),
+            "auroc": ("AUROC", ".3f"),
+            "command": ("command", ""),
+        },
+        path=options.out / "ladder",
+        note="What a budget of tokens buys on held-out DNA; Markov chains of the same windows are the control.",
+    )
+    for name in options.data:
+        flags = data_flags(name, options.folder, options.out)
+        run = options.out
+        for tokens in options.mega_tokens:
+            for arm in options.arms:
+                for seed in options.seeds:
+                    run = options.out / name / f"{arm}-{tokens:g}-{seed}"
+                    labels = {"data": name, "arm": arm, "M tokens": f"{tokens:g}", "seed": seed}
+                    shown.fill([row_of(labels, run, train_words(arm, flags, 1e6 * tokens, seed, words), cache)])
+        order, nats = markov_nats(run, cache)
+        shown.fill([{"data": name, "arm": f"Markov chain, order {order}", "masked": nats}])
+    print(shown.markdown())
+
+
+if __name__ == "__main__":
+    main()
