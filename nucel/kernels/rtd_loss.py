@@ -7,7 +7,8 @@ Legend: B batch, T positions, C model width.
 The forward saves its input and the logits; the backward recomputes GELU and the norm's statistics, so that nothing of
 size (B, T, C) is kept beyond the input. Every device runs `reference` unless a kernel is registered for it; the
 dispatcher chooses, and ``torch.ops.nucel.rtd_loss`` / ``torch.ops.nucel.rtd_loss_backward`` are the registered names.
-On a CPU those are of `rtd_loss_cpu`. Where Triton is installed, the kernels of `rtd_loss_triton` are registered for CUDA.
+On a CPU those are of `rtd_loss_cpu`. Where Triton is installed, the kernels of `rtd_loss_triton` are registered for
+CUDA.
 """
 
 from __future__ import annotations
