@@ -1,4 +1,4 @@
-"""FASTA bytes to token windows. Use it through nucel.genome, which checks and explains."""
+"""FASTA bytes to token windows, and kernels for CPUs. Use it through nucel.genome and nucel.kernels, which check."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -109,3 +109,102 @@ class Sampler:
 
 def permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The order of n windows in an epoch, int64 (n,)."""
+
+def instruction_sets() -> list[str]:
+    """What the kernels were compiled for and run on this processor, the fastest first; "plain" is always there."""
+
+class Attention:
+    """One call of attention, forward or, with ``grad_qkv``, backward. B batch, T positions, H heads, D head width."""
+
+    def __init__(
+        self,
+        kernels: str,
+        bf16: bool,
+        sizes: Sequence[int],
+        radius: int,
+        qkv: int,
+        qkv_strides: Sequence[int],
+        cos: int,
+        sin: int,
+        lengths: int,
+        out: int,
+        lse: int,
+        grad_out: int = ...,
+        grad_out_strides: Sequence[int] = ...,
+        grad_qkv: int = ...,
+    ) -> None:
+        """All tensors are addresses, and none is checked; strides are in elements, and that of D is 1.
+
+        ``kernels`` is one of `instruction_sets`, ``sizes`` is (B, T, H, D), ``qkv`` (B, T, 3, H, D) with the strides of
+        its first four axes, ``cos`` and ``sin`` (T, D/2) in fp32, ``lengths`` int64 (B,) within [0, T], or 0.
+        ``out`` (B, T, H, D) and ``lse`` (B, H, T) in fp32 are written by the forward pass and read by the backward,
+        which writes ``grad_qkv`` from ``grad_out``, with its strides of B, T, H. All others are contiguous, in bf16 or
+        fp32.
+
+        Raises:
+            ValueError: this processor cannot run these kernels.
+        """
+    def scratch(self) -> int:
+        """Floats of scratch that each thread needs."""
+    def run(self, scratch: int, threads: int) -> None:
+        """Computes, on up to ``threads`` threads; ``scratch`` is the address of theirs."""
+
+def geglu(kernels: str, bf16: bool, rows: int, width: int, x: int, out: int, grad: int, threads: int) -> None:
+    """GeGLU (rows, width) of x (rows, 2 * width), or, with grad (rows, width), the gradient (rows, 2 * width).
+
+    Addresses of contiguous tensors in bf16 or fp32; none is checked.
+
+    Raises:
+        ValueError: this processor cannot run these kernels.
+    """
+
+def norm(
+    kernels: str,
+    rows: int,
+    width: int,
+    eps: float,
+    x: int,
+    weight: int,
+    mean: int,
+    rstd: int,
+    out: int,
+    grad: int,
+    grad_x: int,
+    grad_weight: int,
+    threads: int,
+) -> None:
+    """LayerNorm of x (rows, width) as out, with mean and rstd (rows,); or, with grad (rows, width), its gradients.
+
+    Addresses of contiguous tensors, out and grad in bf16 and all others in fp32; none is checked. The forward pass
+    writes out, mean and rstd. The backward pass reads mean and rstd, and writes grad_x and grad_weight
+    (norm_tasks(kernels, rows), width), which is still to be summed over its rows.
+
+    Raises:
+        ValueError: this processor cannot run these kernels.
+    """
+
+def rtd_logits(
+    kernels: str,
+    bf16: bool,
+    rows: int,
+    width: int,
+    eps: float,
+    dense: int,
+    projection: int,
+    logits: int,
+    grad: int,
+    grad_dense: int,
+    grad_projection: int,
+    threads: int,
+) -> None:
+    """LayerNorm(gelu(dense)) . projection of dense (rows, width) as logits (rows,); or, with grad (rows,), gradients.
+
+    Addresses of contiguous tensors; dense and grad_dense are in bf16 or fp32, all others in fp32; none is checked. The
+    width is at most 4096. grad_projection is (norm_tasks(kernels, rows), width), still to be summed over its rows.
+
+    Raises:
+        ValueError: this processor cannot run these kernels.
+    """
+
+def norm_tasks(kernels: str, rows: int) -> int:
+    """Rows of grad_weight that norm writes, and of grad_projection."""

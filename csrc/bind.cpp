@@ -190,10 +190,14 @@ class OwningSampler {
 
 }  // namespace
 
+void bind_kernels(py::module_& m);  // bind_kernels.cpp
+
 // No call needs the GIL: what Python holds never changes once it is built, and each call writes to arrays of its own.
 // Long calls release it anyway, so the arrays that a call reads must not be written to meanwhile, with or without it.
 PYBIND11_MODULE(_nucel, m, py::mod_gil_not_used()) {
-    m.doc() = "FASTA bytes to token windows. Use it through nucel.genome, which checks and explains.";
+    m.doc() =
+        "FASTA bytes to token windows, and kernels for CPUs. Use it through nucel.genome and nucel.kernels, which "
+        "check.";
     m.attr("__version__") = NUCEL_VERSION;
 
     py::register_local_exception<FormatError>(m, "FormatError", PyExc_ValueError);
@@ -241,4 +245,6 @@ PYBIND11_MODULE(_nucel, m, py::mod_gil_not_used()) {
 
     m.def("permutation", &permutation, py::arg("n"), py::arg("seed"), py::arg("epoch"),
           "The order of n windows in an epoch, int64 (n,).");
+
+    bind_kernels(m);
 }

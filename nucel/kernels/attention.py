@@ -6,8 +6,8 @@ Legend: B batch, T positions, H heads, D head width.
 
 The forward saves qkv, O and the rows' log-sum-exp; the backward recomputes everything else. Every device runs
 `reference` unless a kernel is registered for it; the dispatcher chooses, and
-``torch.ops.nucel.attention`` / ``torch.ops.nucel.attention_backward`` are the registered names. Where Triton is
-installed, the kernels of `attention_triton` are registered for CUDA.
+``torch.ops.nucel.attention`` / ``torch.ops.nucel.attention_backward`` are the registered names. On a CPU those
+are of `attention_cpu`. Where Triton is installed, the kernels of `attention_triton` are registered for CUDA.
 """
 
 from __future__ import annotations

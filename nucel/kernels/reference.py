@@ -173,12 +173,11 @@ def attention_weights(
 # ---- replaced-token detection ----------------------------------------------------------------------------------------
 
 
-def _real(dense: Tensor, lengths: Tensor | None) -> Tensor:
+def _real(logits: Tensor, lengths: Tensor | None) -> Tensor:
     """bool (B, T): positions before each row's length."""
-    batch, positions = dense.shape[:2]
     if lengths is None:
-        return dense.new_ones((batch, positions), dtype=torch.bool)
-    return torch.arange(positions, device=dense.device) < lengths[:, None]
+        return logits.new_ones(logits.shape, dtype=torch.bool)
+    return torch.arange(logits.shape[1], device=logits.device) < lengths[:, None]
 
 
 def _normalized_gelu(dense: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -186,6 +185,20 @@ def _normalized_gelu(dense: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     h = F.gelu(dense.to(accumulation_dtype(dense.dtype)))
     x_hat, _, rstd = torch.native_layer_norm(h, h.shape[-1:], None, None, eps)
     return x_hat, rstd
+
+
+def rtd_loss_of_logits(logits: Tensor, original: Tensor, lengths: Tensor | None) -> Tensor:
+    """The loss () of logits (B, T); 0 without a real position."""
+    per_position = F.softplus(logits) - logits * original
+    real = _real(logits, lengths)
+    return per_position.masked_fill(~real, 0).sum() / real.sum().clamp(min=1)
+
+
+def grad_of_logits(grad_loss: Tensor, original: Tensor, logits: Tensor, lengths: Tensor | None) -> Tensor:
+    """Gradient of that loss with respect to logits, (B, T); 0 at padding."""
+    real = _real(logits, lengths)
+    grad = (logits.sigmoid() - original.to(logits.dtype)) * (grad_loss / real.sum().clamp(min=1))
+    return grad.masked_fill(~real, 0)
 
 
 @without_autocast
@@ -207,10 +220,7 @@ def rtd_loss_forward(
     """
     x_hat, _ = _normalized_gelu(dense, eps)
     logits = x_hat @ (norm_weight * weight).to(x_hat.dtype) + bias.to(x_hat.dtype)
-    per_position = F.softplus(logits) - logits * original
-    real = _real(dense, lengths)
-    loss = per_position.masked_fill(~real, 0).sum() / real.sum().clamp(min=1)
-    return loss, logits
+    return rtd_loss_of_logits(logits, original, lengths), logits
 
 
 @without_autocast
@@ -231,11 +241,9 @@ def rtd_loss_backward(
     ``d_gelu = g * rstd * (a - mean(a) - x_hat * mean(a * x_hat))``.
     """
     x_hat, rstd = _normalized_gelu(dense, eps)
-    real = _real(dense, lengths)
     norm_weight_, weight_ = norm_weight.to(x_hat.dtype), weight.to(x_hat.dtype)
 
-    grad_logits = (logits.sigmoid() - original.to(logits.dtype)) * (grad_loss / real.sum().clamp(min=1))
-    grad_logits = grad_logits.masked_fill(~real, 0)[..., None]
+    grad_logits = grad_of_logits(grad_loss, original, logits, lengths)[..., None]
     shared = (grad_logits * x_hat).sum((0, 1))
 
     a = norm_weight_ * weight_

@@ -7,7 +7,8 @@ Legend: B batch, T positions, C model width.
 The forward saves its input and the logits; the backward recomputes GELU and the norm's statistics, so that nothing of
 size (B, T, C) is kept beyond the input. Every device runs `reference` unless a kernel is registered for it; the
 dispatcher chooses, and ``torch.ops.nucel.rtd_loss`` / ``torch.ops.nucel.rtd_loss_backward`` are the registered names.
-Where Triton is installed, the kernels of `rtd_loss_triton` are registered for CUDA.
+On a CPU those are of `rtd_loss_cpu`. Where Triton is installed, the kernels of `rtd_loss_triton` are registered for
+CUDA.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import reference
+from . import reference, rtd_loss_cpu
 from .registration import Direction, has_triton, register
 
 # ---- registration ----------------------------------------------------------------------------------------------------
@@ -71,6 +72,8 @@ def _backward(ctx, grad_loss, _grad_logits):
 
 
 rtd_loss_op.register_autograd(_backward, setup_context=_setup_context)
+rtd_loss_op.register_kernel("cpu", rtd_loss_cpu.rtd_loss_forward)
+rtd_loss_backward_op.register_kernel("cpu", rtd_loss_cpu.rtd_loss_backward)
 
 if has_triton():
     from . import rtd_loss_triton

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..kernels.attention import attention, attention_weights
 from ..kernels.attention_gathered import gathered_attention, visible
 from ..kernels.linear import linear
+from ..kernels.pointwise import geglu, norm
 from ..tokenizers.nucleotide import PAD, TOKENS
 from .config import EncoderConfig
 
@@ -48,6 +48,16 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight)
+
+
+class InnerNorm(nn.LayerNorm):
+    """The norm before a product, by `kernels.pointwise`."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__(config.width, eps=config.norm_eps, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return norm(x, self.weight, self.eps)
 
 
 class Embeddings(nn.Module):
@@ -95,8 +105,7 @@ class GeGLU(nn.Module):
         self.Wo = Linear(config.intermediate, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        a, gate = self.Wi(x).chunk(2, dim=-1)
-        return self.Wo(F.gelu(a) * gate)
+        return self.Wo(geglu(self.Wi(x)))
 
 
 class Block(nn.Module):
@@ -104,10 +113,9 @@ class Block(nn.Module):
 
     def __init__(self, config: EncoderConfig, layer: int):
         super().__init__()
-        norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=False)
-        self.attn_norm = nn.Identity() if layer == 0 else norm
+        self.attn_norm = nn.Identity() if layer == 0 else InnerNorm(config)
         self.attn = Attention(config, layer)
-        self.mlp_norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=False)
+        self.mlp_norm = InnerNorm(config)
         self.mlp = GeGLU(config)
 
     def forward(self, x: Tensor, rotary: Rotary, lengths: Tensor | None, seen: Tensor | None = None) -> Tensor:

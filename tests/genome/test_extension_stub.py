@@ -13,7 +13,7 @@ import pytest
 
 STUB = (Path(__file__).parents[2] / "csrc" / "_nucel.pyi").read_text(encoding="utf-8")
 # What pybind11 adds to each class: a metaclass, and a capsule with a pointer.
-ALLOWED = r"_nucel\.(Fasta|Genome|Sampler)(\.__pybind11_module_local_\w+)?"
+ALLOWED = r"_nucel\.(Attention|Fasta|Genome|Sampler)(\.__pybind11_module_local_\w+)?"
 
 
 def test_stub_agrees_with_the_compiled_module(tmp_path):

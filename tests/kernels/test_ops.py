@@ -12,7 +12,7 @@ from support.truth_attention import Problem, Result, assert_as_good_as_pytorch, 
 from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
 
-from nucel.kernels import attention_cpu, reference
+from nucel.kernels import reference
 from nucel.kernels.attention import attention, attention_backward_op, attention_op
 from nucel.kernels.rtd_loss import rtd_loss, rtd_loss_backward_op, rtd_loss_op
 from nucel.model.encoder import rotary_table
@@ -21,13 +21,11 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 # ---- attention -------------------------------------------------------------------------------------------------------
 
-each_way = pytest.mark.parametrize("way", [reference, attention_cpu], ids=["reference", "cpu"])
 
-
-def run(way, problem: Problem) -> Result:
+def run(problem: Problem) -> Result:
     qkv, cos, sin, radius, lengths, grad_out = problem
-    out, lse = way.attention_forward(qkv, cos, sin, radius, lengths)
-    return Result(out, lse, way.attention_backward(grad_out, qkv, cos, sin, out, lse, radius, lengths))
+    out, lse = reference.attention_forward(qkv, cos, sin, radius, lengths)
+    return Result(out, lse, reference.attention_backward(grad_out, qkv, cos, sin, out, lse, radius, lengths))
 
 
 @st.composite
@@ -40,20 +38,18 @@ def attention_problems(draw) -> Problem:
     return Problem.draw((batch, positions, heads, width), radius, lengths, torch.float64, seed=seed)
 
 
-@each_way
 @given(problem=attention_problems())
-def test_attention_equals_the_dense_truth_and_its_gradient(way, problem):
-    for ours, expected in zip(run(way, problem), truth(problem), strict=True):
+def test_attention_equals_the_dense_truth_and_its_gradient(problem):
+    for ours, expected in zip(run(problem), truth(problem), strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
 
 
-@each_way
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
 @pytest.mark.parametrize("radius", [None, 16, 64], ids=radius_id)
 @pytest.mark.parametrize("lengths", [None, [77, 260]], ids=lengths_id)
-def test_attention_is_as_precise_as_sdpa(way, dtype, radius, lengths):
+def test_attention_is_as_precise_as_sdpa(dtype, radius, lengths):
     problem = Problem.draw((2, 260, 2, 32), radius, lengths, dtype)
-    assert_as_good_as_pytorch(run(way, problem), problem)
+    assert_as_good_as_pytorch(run(problem), problem)
 
 
 def test_attention_runs_backward_through_the_dispatcher():
@@ -80,7 +76,7 @@ def _lengths(lengths):
 @pytest.mark.parametrize("lengths", [None, [19, 0], [12, 1]], ids=lengths_id)
 @pytest.mark.parametrize("layout", ["contiguous", "permuted"])
 def test_attention_passes_gradcheck(radius, lengths, layout, monkeypatch):
-    monkeypatch.setattr(attention_cpu, "_BLOCK", 4)  # several blocks, the last one short
+    monkeypatch.setattr(reference, "_QUERY_BLOCK", 8)  # several blocks, the last one short
     cos, sin = rotary_table(19, 4, 10.0, torch.device("cpu"))
     assert torch.autograd.gradcheck(lambda x: attention(x, cos, sin, radius, _lengths(lengths)), _positions(layout))
 
