@@ -13,7 +13,9 @@
 
 namespace nucel {
 
-std::vector<const Kernels*> runnable_kernels() {
+namespace {
+
+std::vector<const Kernels*> find_kernels() {
     std::vector<const Kernels*> found;
 #ifdef NUCEL_X86
     __builtin_cpu_init();
@@ -25,6 +27,13 @@ std::vector<const Kernels*> runnable_kernels() {
     if (avx2) found.push_back(&avx2::kernels);
 #endif
     found.push_back(&plain::kernels);
+    return found;
+}
+
+}  // namespace
+
+const std::vector<const Kernels*>& runnable_kernels() {
+    static const std::vector<const Kernels*> found = find_kernels();  // every call of a kernel asks for them
     return found;
 }
 

@@ -11,7 +11,7 @@
 namespace nucel {
 
 // The fastest first; there is always one.
-std::vector<const Kernels*> runnable_kernels();
+const std::vector<const Kernels*>& runnable_kernels();
 
 // std::invalid_argument if this processor cannot run them.
 const Kernels& kernels_named(const std::string& name);

@@ -16,7 +16,6 @@ import dataclasses
 import fnmatch
 import functools
 import json
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,6 +39,8 @@ from nucel.suites.barcode_table import markdown, tsv
 from nucel.suites.barcodes import EDITS, KMERS, UNTRAINED, edit_neighbours
 from nucel.tasks.features import untrained
 from nucel.tokenizers import nucleotide
+
+from .training import split_at_dashes, train
 
 SETTINGS: dict[str, dict[str, str]] = {
     "mae": {},
@@ -75,8 +76,7 @@ def pretrain(objective: str, genome: Path, out: Path, steps: int, words: Sequenc
     settings |= {"warmup-steps": str(int(WARMUP_SHARE * steps)), "save-every": str(steps)}
     settings |= {"validate-every": str(max(1, steps // 10))}
     given = [word for name, value in settings.items() for word in (f"--{name}", value)]
-    command = [sys.executable, "-m", "nucel.train", *words[:1], *given, *words[1:]]
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    train(*words[:1], *given, *words[1:])
 
 
 def embedding(encoder: Encoder) -> Embedding:
@@ -117,10 +117,8 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="barcode-small")
     parser.add_argument("--steps", type=int, default=1500, help="of the autoencoder")
     parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
-    given, extra = sys.argv[1:], []
-    if "--" in given:
-        given, extra = given[: given.index("--")], given[given.index("--") + 1 :]
-    options = parser.parse_args(given, argparse.Namespace(words=extra))
+    given, words = split_at_dashes(sys.argv[1:])
+    options = parser.parse_args(given, argparse.Namespace(words=words))
     protocol = ProtocolOptions(draws=options.draws)
     files = find_sets([options.folder])
     names = [name for name in files if any(fnmatch.fnmatchcase(name, glob) for glob in options.sets)]

@@ -103,13 +103,7 @@ def _probe_table(rows_of: dict[str, list[Row]], tasks: dict[str, Task]) -> str:
     means = [np.mean([_mcc(row) for rows in rows_of.values() for row in rows if _name(row) == x]) for x in names]
     lines.append(["mean", "", "", *(f"{mean:.3f}" for mean in means)])
     shown = table.markdown_table(["task", "train / dev / test", "leaked", *names], lines)
-    swapped = {MODEL: CONTROL, CONTROL: MODEL}
-    of_mlm = {
-        name: [
-            r._replace(fits=[f._replace(features=swapped.get(f.features, f.features)) for f in r.fits]) for r in rows
-        ]
-        for name, rows in rows_of.items()
-    }
+    of_mlm = {name: list(map(_swapped, rows)) for name, rows in rows_of.items()}
     found = [*_tallies(rows_of, tasks, NAMES[MODEL], NAMES[CONTROL]), *_tallies(of_mlm, tasks, NAMES[CONTROL], None)]
     return shown + "\n\n" + NOTES + "\n\n" + "\n".join(found)
 

@@ -20,10 +20,10 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
-import json
+import itertools
 import shlex
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from nucel.tokenizers import nucleotide
 
 from .. import table
 from .annotated import ANNOTATED
+from .training import split_at_dashes, train
 
 SHORT = {"context": "128", "window-bp": "192", "overlap-bp": "32", "batch-size": "64"}
 ARMS: dict[str, dict[str, str]] = {
@@ -89,20 +90,30 @@ def train_words(arm: str, flags: dict[str, list[str]], tokens: float, seed: int,
     return ["small", *(word for name, values in given.items() for word in (f"--{name}", *values)), *words]
 
 
-def train(run: Path, words: list[str], cache: Path) -> dict[str, Any]:
+def trained(run: Path, words: list[str], cache: Path) -> dict[str, Any]:
     """The summary of a run, which is trained or continued unless it has come to its end."""
-    summary = run / "summary.json"
-    if not summary.exists() or json.loads(summary.read_text())["interrupted"]:
-        command = [sys.executable, "-m", "nucel.train", *words, "--out", str(run), "--resume", "auto"]
-        subprocess.run([*command, "--cache-dir", str(cache)], stdout=subprocess.DEVNULL, check=True)
-    found: dict[str, Any] = json.loads(summary.read_text())
-    return found
+    kept = RunDirectory(run).read_summary() if run.is_dir() else {}
+    if kept and not kept["interrupted"]:
+        return kept
+    return train(*words, "--out", str(run), "--resume", "auto", "--cache-dir", str(cache))
+
+
+def command(words: list[str], data: Path) -> str:
+    """The command line of a run, with $NUCEL_DATA for the folder of real data, and no other folder of this machine."""
+    shown = []
+    for word in words:
+        path = Path(word)
+        if path.is_relative_to(data):
+            shown.append(str("$NUCEL_DATA" / path.relative_to(data)))
+        else:
+            shown.append(shlex.quote(path.name if path.is_absolute() else word))
+    return " ".join(["python -m nucel.train", *shown])
 
 
 def own_nats(run: Path, cache: Path) -> float:
     """Cross-entropy of the distribution that a pair implies at held-out bases, in nats per base."""
     _, held_out, _ = windows_of_run(RunDirectory(run), cache_dir=cache)
-    room = json.loads((run / "run.json").read_text())["recipe"]["context"] - 1
+    room = RunDirectory(run).read_description().context - 1
     sampled = blocks(held_out, 2 * JUDGED_BASES)  # windows at equal distances over all that was held out
     chosen = [window[:room] for block in sampled for window in block]
     maps = nucel.attribute(run, chosen, "rtd_distribution", average_reverse_complement=False)
@@ -122,21 +133,36 @@ def markov_nats(run: Path, cache: Path) -> tuple[int, float]:
     return order, found[order]
 
 
-def row_of(labels: table.Row, run: Path, words: list[str], cache: Path) -> table.Row:
+def measures(run: Path, words: list[str], cache: Path) -> table.Row:
     """Train, and measure."""
-    summary = train(run, words, cache)
-    row: table.Row = labels | {"command": shlex.join(["python -m nucel.train", *words]).replace("'", "")}
+    summary = trained(run, words, cache)
     if "val_rtd_auroc" not in summary:
-        return row | {"masked": summary["val_loss"]}
-    gain = summary["val_rtd_blind"] - summary["val_rtd_loss"]
-    judged = {"auroc": summary["val_rtd_auroc"], "gain": gain, "own": own_nats(run, cache)}
-    return row | {"masked": summary["val_generator_loss"], **judged}
+        return {"masked": summary["val_loss"]}
+    return {
+        "masked": summary["val_generator_loss"],
+        "own": own_nats(run, cache),
+        "gain": summary["val_rtd_blind"] - summary["val_rtd_loss"],
+        "auroc": summary["val_rtd_auroc"],
+    }
+
+
+def rows(options: argparse.Namespace, words: list[str]) -> Iterator[table.Row]:
+    """A row for each run; after those of the same data, one for the best Markov chain."""
+    cache = options.out / "cache"
+    for name in options.data:
+        flags = data_flags(name, options.folder, options.out)
+        run = options.out
+        for tokens, arm, seed in itertools.product(options.mega_tokens, options.arms, options.seeds):
+            run = options.out / name / f"{arm}-{tokens:g}-{seed}"
+            own = train_words(arm, flags, 1e6 * tokens, seed, words)
+            labels = {"data": name, "arm": arm, "M tokens": f"{tokens:g}", "seed": seed}
+            yield labels | measures(run, own, cache) | {"command": command(own, options.folder)}
+        order, nats = markov_nats(run, cache)
+        yield {"data": name, "arm": f"Markov chain, order {order}", "masked": nats}
 
 
 def main() -> None:
-    given, words = sys.argv[1:], []
-    if "--" in given:
-        given, words = given[: given.index("--")], given[given.index("--") + 1 :]
+    given, words = split_at_dashes(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of real data, NUCEL_DATA")
     parser.add_argument("--out", type=Path, required=True)
@@ -145,7 +171,6 @@ def main() -> None:
     parser.add_argument("--mega-tokens", nargs="+", type=float, default=[2.0, 8.0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     options = parser.parse_args(given)
-    cache = options.out / "cache"
     shown = table.Table(
         facts=table.machine(torch.device("cpu")),
         labels=("data", "arm", "M tokens", "seed"),
@@ -159,17 +184,7 @@ def main() -> None:
         path=options.out / "ladder",
         note="What a budget of tokens buys on held-out DNA; Markov chains of the same windows are the control.",
     )
-    for name in options.data:
-        flags = data_flags(name, options.folder, options.out)
-        run = options.out
-        for tokens in options.mega_tokens:
-            for arm in options.arms:
-                for seed in options.seeds:
-                    run = options.out / name / f"{arm}-{tokens:g}-{seed}"
-                    labels = {"data": name, "arm": arm, "M tokens": f"{tokens:g}", "seed": seed}
-                    shown.fill([row_of(labels, run, train_words(arm, flags, 1e6 * tokens, seed, words), cache)])
-        order, nats = markov_nats(run, cache)
-        shown.fill([{"data": name, "arm": f"Markov chain, order {order}", "masked": nats}])
+    shown.fill(rows(options, words))
     print(shown.markdown())
 
 

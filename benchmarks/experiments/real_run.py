@@ -24,19 +24,14 @@ from nucel.objectives.mlm import MaskedLM
 from nucel.pretraining.config import PRESETS
 from nucel.pretraining.cost import training_flops
 
+from .training import train
+
 OBJECTIVES = {"electra": Electra, "mlm": MaskedLM}
 WARMUP_SHARE = 0.05
 
 
 def genomes_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.name.endswith((".fa", ".fa.gz")))
-
-
-def train(preset: str, *words: str) -> dict[str, Any]:
-    """A run of `python -m nucel.train`; its summary."""
-    command = [sys.executable, "-m", "nucel.train", preset, *words]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:

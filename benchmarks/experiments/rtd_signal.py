@@ -23,6 +23,9 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from nucel.interpretation.variant_scores import log_softmax
+from nucel.objectives.metrics import constant_guess_cross_entropy
+
 from ..table import markdown_table
 
 MASK_RATE = 0.15
@@ -45,15 +48,15 @@ def conditionals(entropy: float, positions: int = POSITIONS, seed: int = 0) -> n
     low, high = 0.0, 20.0
     for _ in range(50):
         scale = (low + high) / 2
-        p = softmax(scale * x)
+        p = np.exp(log_softmax(scale * x))
         mean = -(p * np.log(p.clip(1e-300))).sum(1).mean()
         low, high = (scale, high) if mean > entropy else (low, scale)
     return p
 
 
-def softmax(x: np.ndarray) -> np.ndarray:
-    e = np.exp(x - x.max(1, keepdims=True))
-    return np.asarray(e / e.sum(1, keepdims=True))
+def proposals(p: np.ndarray, temperature: float) -> np.ndarray:
+    """What a generator that knows p proposes from, (positions, 4)."""
+    return np.asarray(np.exp(log_softmax(np.log(p.clip(1e-300)), temperature)))
 
 
 def signal(p: np.ndarray, q: np.ndarray, mask_rate: float = MASK_RATE) -> Signal:
@@ -63,8 +66,7 @@ def signal(p: np.ndarray, q: np.ndarray, mask_rate: float = MASK_RATE) -> Signal
     posterior = replaced / (original + replaced)
     with np.errstate(divide="ignore", invalid="ignore"):
         loss = -np.nansum(original * np.log1p(-posterior) + replaced * np.log(posterior), axis=1).mean()
-    share = replaced.sum(1).mean()
-    blind = -share * np.log(share) - (1 - share) * np.log1p(-share)
+    blind = constant_guess_cross_entropy(replaced.sum(1).mean())
     labels = np.repeat([0, 1], p.size)
     weights = np.concatenate([original.ravel(), replaced.ravel()])
     auroc = roc_auc_score(labels, np.tile(posterior.ravel(), 2), sample_weight=weights)
@@ -78,7 +80,7 @@ def table() -> str:
     rows = []
     for entropy in ENTROPIES:
         p = conditionals(entropy)
-        found = [signal(p, softmax(np.log(p.clip(1e-300)) / t)) for t in TEMPERATURES]
+        found = [signal(p, proposals(p, t)) for t in TEMPERATURES]
         rows.append(
             [f"{entropy:.2f}", f"{MASK_RATE * (np.log(4) - entropy):.4f}"]
             + [f"{one.nats:.4f} (AUROC {one.auroc:.3f})" for one in found]

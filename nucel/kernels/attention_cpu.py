@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from . import reference, tiles
-from .extension_cpu import address, compiled, fastest
+from .extension_cpu import DTYPES, address, compiled, fastest
 
-_DTYPES = (torch.float32, torch.bfloat16)
 _AMX = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
 _AMX_POSITIONS = 2048
 """Rows this long are faster by torch's kernel (benchmarks/NOTES.md)."""
@@ -77,7 +76,7 @@ def attention_forward(
     """`reference.attention_forward`. `kernels` is one of the extension's `instruction_sets`; None is the fastest."""
     if qkv.dtype == torch.float64 or not compiled():
         return reference.attention_forward(qkv, cos, sin, radius, lengths)
-    if qkv.dtype not in _DTYPES:
+    if qkv.dtype not in DTYPES:
         out, lse = attention_forward(qkv.float(), cos, sin, radius, lengths, kernels)
         return out.to(qkv.dtype), lse
     batch, positions, _, heads, width = qkv.shape
@@ -104,7 +103,7 @@ def attention_backward(
     """`reference.attention_backward`; `kernels` as above."""
     if qkv.dtype == torch.float64 or not compiled():
         return reference.attention_backward(grad_out, qkv, cos, sin, out, lse, radius, lengths)
-    if qkv.dtype not in _DTYPES:
+    if qkv.dtype not in DTYPES:
         floats = (x.float() for x in (grad_out, qkv))
         grad = attention_backward(*floats, cos, sin, out.float(), lse, radius, lengths, kernels)
         return grad.to(qkv.dtype)

@@ -10,12 +10,17 @@ import functools
 import warnings
 from typing import Any
 
+import torch
 from torch import Tensor
 
 try:
     import _nucel
 except ImportError:
     _nucel = None
+
+
+DTYPES = (torch.float32, torch.bfloat16)
+"""What the kernels compute in."""
 
 
 @functools.cache

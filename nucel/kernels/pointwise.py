@@ -17,14 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import tiles
-from .extension_cpu import address, compiled, fastest
+from .extension_cpu import DTYPES, address, compiled, fastest
 from .reference import without_autocast
-
-_DTYPES = (torch.float32, torch.bfloat16)
 
 
 def _by_kernels(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in _DTYPES and not torch.compiler.is_compiling() and compiled()
+    return x.device.type == "cpu" and x.dtype in DTYPES and not torch.compiler.is_compiling() and compiled()
 
 
 # ---- GeGLU -----------------------------------------------------------------------------------------------------------

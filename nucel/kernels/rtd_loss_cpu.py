@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from . import reference, tiles
-from .extension_cpu import address, compiled, fastest
+from .extension_cpu import DTYPES, address, compiled, fastest
 
 MAX_WIDTH = 4096
 
 
 def _supports(dense: Tensor) -> bool:
-    return dense.dtype in (torch.float32, torch.bfloat16) and 0 < dense.shape[-1] <= MAX_WIDTH and compiled()
+    return dense.dtype in DTYPES and 0 < dense.shape[-1] <= MAX_WIDTH and compiled()
 
 
 def _call(

@@ -47,9 +47,10 @@ class Verdict(NamedTuple):
         beginning, relation = ("It has learned", "below") if below else ("It has not learned yet", "not below")
         if below and not self.ranks:
             beginning = "It is not shown that it has learned"
+        chance = " The interval of the AUROC reaches down to 0.5: that it ranks bases better than chance is not shown."
         return (
             f"{beginning}: on held-out windows {self.what} is {self.loss:.4f}, {relation} a constant guess's "
-            f"{self.constant_guess:.4f} ({self.details})."
+            f"{self.constant_guess:.4f} ({self.details})." + ("" if self.ranks else chance)
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from tyro.conf import OmitArgPrefixes
 
@@ -21,8 +21,6 @@ from .options import (
     ReadingOptions,
     RunOptions,
 )
-
-Group = TypeVar("Group")
 
 
 @dataclass(frozen=True)
@@ -59,26 +57,21 @@ class TrainFlags:
     def of(cls, config: TrainConfig) -> TrainFlags:
         """The same settings, in groups."""
 
-        def group(kind: type[Group]) -> Group:
-            return kind(**{name: getattr(config, name) for name in _names(kind)})
-
-        return cls(
-            data=group(DataFlags),
-            windows=group(WindowOptions),
-            objective=group(ObjectiveOptions),
-            training=group(OptimizerOptions),
-            run=group(RunOptions),
-            output=group(OutputOptions),
-            compute=group(ComputeFlags),
-            model=config.model,
-        )
+        groups = {
+            name: type(group)(**{setting: getattr(config, setting) for setting in _names(group)})
+            for name, group in cls()._groups().items()
+        }
+        return cls(model=config.model, **groups)
 
     def config(self) -> TrainConfig:
         """The same settings, without the groups."""
-        groups = (self.data, self.windows, self.objective, self.training, self.run, self.output, self.compute)
-        settings = {name: getattr(group, name) for group in groups for name in _names(type(group))}
+        settings = {name: getattr(group, name) for group in self._groups().values() for name in _names(group)}
         return TrainConfig(model=self.model, **settings)
 
+    def _groups(self) -> dict[str, Any]:
+        """All but the model's settings, which are nested in a `TrainConfig` too."""
+        return {name: getattr(self, name) for name in _names(self) if name != "model"}
 
-def _names(kind: type[Any]) -> list[str]:
-    return [one.name for one in dataclasses.fields(kind)]
+
+def _names(options: Any) -> list[str]:
+    return [one.name for one in dataclasses.fields(options)]

@@ -162,8 +162,6 @@ def learned_text(run: RunDirectory, losses: dict[int, float]) -> str | None:
         metrics[f"rtd_auroc_{end}"] = np.nan if value is None else value
     metrics["composition"] = losses.get(0, np.log(4))
     text = str(OBJECTIVES[run.read_description().objective].verdict(metrics))
-    if metrics["rtd_auroc_low"] <= 0.5:
-        text += " The interval of the AUROC reaches down to 0.5: that it ranks bases better than chance is not shown."
     if losses and "generator_loss" in metrics:
         order = min(losses, key=lambda one: losses[one])
         relation = "below" if metrics["generator_loss"] < losses[order] else "not below"

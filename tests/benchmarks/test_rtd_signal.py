@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.experiments.rtd_signal import conditionals, signal, softmax
+from benchmarks.experiments.rtd_signal import conditionals, proposals, signal
 
 
 @pytest.mark.parametrize("temperature", [1.0, 1000.0])
@@ -12,14 +12,16 @@ def test_a_simulation_of_the_corruption_agrees(temperature):
     """Bases are drawn, masked and replaced; the discriminator's posterior is counted, not derived."""
     draws = np.random.default_rng(0)
     number, mask_rate = 400_000, 0.15
-    kinds = softmax(2 * draws.normal(size=(8, 4)))  # few contexts, so that each can be counted
-    proposals = softmax(np.log(kinds) / temperature)
+    weights = np.exp(2 * draws.normal(size=(8, 4)))  # few contexts, so that each can be counted
+    kinds = weights / weights.sum(1, keepdims=True)
+    tempered = kinds ** (1 / temperature)
+    tempered /= tempered.sum(1, keepdims=True)
     context = draws.integers(0, 8, number)
 
     def draw(p):
         return (p[context].cumsum(1) < draws.random((number, 1))).sum(1).clip(0, 3)
 
-    true, proposed = draw(kinds), draw(proposals)
+    true, proposed = draw(kinds), draw(tempered)
     shown = np.where(draws.random(number) < mask_rate, proposed, true)
     replaced = shown != true
     cell = 4 * context + shown
@@ -30,7 +32,7 @@ def test_a_simulation_of_the_corruption_agrees(temperature):
     loss = -np.where(replaced, np.log(posterior), np.log1p(-posterior)).mean()
 
     p = kinds[np.sort(context)[::20]]  # each kind as often as it was drawn
-    found = signal(p, softmax(np.log(p) / temperature), mask_rate)
+    found = signal(p, proposals(p, temperature), mask_rate)
     assert found.nats == pytest.approx(blind - loss, abs=0.002)
     assert found.auroc == pytest.approx(roc_auc_score(replaced, posterior), abs=0.01)
 
@@ -51,5 +53,5 @@ def test_the_ends():
 def test_uniform_proposals_tell_most(entropy):
     p = conditionals(entropy, 20_000)
     assert -(p * np.log(p)).sum(1).mean() == pytest.approx(entropy, abs=1e-6)
-    gains = [signal(p, softmax(np.log(p) / t)).nats for t in (1.0, 2.0, 1000.0)]
+    gains = [signal(p, proposals(p, t)).nats for t in (1.0, 2.0, 1000.0)]
     assert gains == sorted(gains)
