@@ -26,7 +26,7 @@ pair() {
     fi
     echo "==== torch $torch, Triton $triton"
     "$environment/bin/python" -m benchmarks.gpu.static_count --json "$ENVIRONMENTS/count-$triton.json" || status=$?
-    "$environment/bin/python" -m pytest -n 2 tests/kernels "$@" || status=$?
+    NUCEL_COMPILE_ALL=1 "$environment/bin/python" -m pytest -n 2 tests/kernels "$@" || status=$?
 }
 
 pair 2.11.0 3.6.0 'numpy<2.4' "$@" || status=$?

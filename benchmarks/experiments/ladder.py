@@ -1,7 +1,7 @@
 """What a budget of tokens buys: runs of `small` at fixed budgets, on fixed data, by several recipes.
 
     python -m benchmarks.experiments.ladder $NUCEL_DATA --out DIR [--data ecoli] [--arms pair uniform mlm]
-        [--mega-tokens 2 8] [--seeds 0] [-- --dtype bf16]
+        [--mega-tokens 2 8] [--seeds 0 1 2] [--rows 1000] [--page ladder.md] [--picture ladder.png] [-- --dtype bf16]
 
 Each run is one line of DIR/ladder.md, measured on windows that were held out:
 
@@ -9,7 +9,11 @@ Each run is one line of DIR/ladder.md, measured on windows that were held out:
 - the discriminator's AUROC, and what its loss gains over a constant guess;
 - the discriminator's own nats per base: the cross-entropy of the distribution over the four bases that generator and
   discriminator imply (docs/variants.md), each base left unmasked in turn. It is the one figure in which both objectives
-  and Markov chains can be compared.
+  and Markov chains can be compared;
+- probes: what is read out of frozen vectors, the mean test MCC over all labelled tables at hand, with --rows rows of
+  each. Networks with new weights and k-mer counts stand below.
+
+--page is for committing: the mean of each arm over the seeds, with its spread, above all runs.
 
 A run that is there already is not trained again, and a run that was stopped goes on. Words after `--` go to every
 `python -m nucel.train`; they are part of the line's command.
@@ -33,11 +37,16 @@ import torch
 import nucel
 from nucel.genome.markov import blocks, cross_entropies
 from nucel.runs.directory import RunDirectory
+from nucel.runtime.files import write_text
+from nucel.suites.methods import load_encoder
 from nucel.suites.report_run import windows_of_run
+from nucel.tasks.features import untrained
 from nucel.tokenizers import nucleotide
 
 from .. import table
 from .annotated import ANNOTATED
+from .ladder_page import draw, page
+from .ladder_probes import Probes
 from .training import split_at_dashes, train
 
 SHORT = {"context": "128", "window-bp": "192", "overlap-bp": "32", "batch-size": "64"}
@@ -98,8 +107,8 @@ def trained(run: Path, words: list[str], cache: Path) -> dict[str, Any]:
     return train(*words, "--out", str(run), "--resume", "auto", "--cache-dir", str(cache))
 
 
-def command(words: list[str], data: Path) -> str:
-    """The command line of a run, with $NUCEL_DATA for the folder of real data, and no other folder of this machine."""
+def command(module: str, words: list[str], data: Path) -> str:
+    """A command line with $NUCEL_DATA for the folder of real data, and no other folder of this machine."""
     shown = []
     for word in words:
         path = Path(word)
@@ -107,7 +116,7 @@ def command(words: list[str], data: Path) -> str:
             shown.append(str("$NUCEL_DATA" / path.relative_to(data)))
         else:
             shown.append(shlex.quote(path.name if path.is_absolute() else word))
-    return " ".join(["python -m nucel.train", *shown])
+    return " ".join(["python -m", module, *shown])
 
 
 def own_nats(run: Path, cache: Path) -> float:
@@ -133,12 +142,13 @@ def markov_nats(run: Path, cache: Path) -> tuple[int, float]:
     return order, found[order]
 
 
-def measures(run: Path, words: list[str], cache: Path) -> table.Row:
+def measures(run: Path, words: list[str], cache: Path, probes: Probes | None) -> table.Row:
     """Train, and measure."""
     summary = trained(run, words, cache)
+    read_out = {"probes": probes.of_encoder(load_encoder(run, None))} if probes else {}
     if "val_rtd_auroc" not in summary:
-        return {"masked": summary["val_loss"]}
-    return {
+        return {"masked": summary["val_loss"]} | read_out
+    return read_out | {
         "masked": summary["val_generator_loss"],
         "own": own_nats(run, cache),
         "gain": summary["val_rtd_blind"] - summary["val_rtd_loss"],
@@ -147,8 +157,10 @@ def measures(run: Path, words: list[str], cache: Path) -> table.Row:
 
 
 def rows(options: argparse.Namespace, words: list[str]) -> Iterator[table.Row]:
-    """A row for each run; after those of the same data, one for the best Markov chain."""
+    """A row for each run; after those of the same data, the controls."""
     cache = options.out / "cache"
+    dtype = words[words.index("--dtype") + 1] if "--dtype" in words else "auto"
+    probes = Probes(options.folder, options.out / "probes", options.rows, dtype) if options.rows else None
     for name in options.data:
         flags = data_flags(name, options.folder, options.out)
         run = options.out
@@ -156,9 +168,14 @@ def rows(options: argparse.Namespace, words: list[str]) -> Iterator[table.Row]:
             run = options.out / name / f"{arm}-{tokens:g}-{seed}"
             own = train_words(arm, flags, 1e6 * tokens, seed, words)
             labels = {"data": name, "arm": arm, "M tokens": f"{tokens:g}", "seed": seed}
-            yield labels | measures(run, own, cache) | {"command": command(own, options.folder)}
+            yield labels | measures(run, own, cache, probes) | {"command": command("nucel.train", own, options.folder)}
         order, nats = markov_nats(run, cache)
         yield {"data": name, "arm": f"Markov chain, order {order}", "masked": nats}
+        for seed in options.seeds if probes else ():
+            new = untrained(load_encoder(run, None), seed)
+            yield {"data": name, "arm": "untrained", "seed": seed, "probes": probes.of_encoder(new)}
+    if probes:
+        yield {"data": "", "arm": "1- to 6-mers", "probes": probes.of_kmers()}
 
 
 def main() -> None:
@@ -170,6 +187,9 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=["pair", "uniform", "mlm"])
     parser.add_argument("--mega-tokens", nargs="+", type=float, default=[2.0, 8.0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--rows", type=int, default=1000, help="of each labelled table at most; 0 leaves probes out")
+    parser.add_argument("--page", type=Path, help="Markdown: means with their spread, then every run")
+    parser.add_argument("--picture", type=Path, help="loss and probes against tokens")
     options = parser.parse_args(given)
     shown = table.Table(
         facts=table.machine(torch.device("cpu")),
@@ -179,12 +199,18 @@ def main() -> None:
             "own": ("discriminator's own, nats", ".4f"),
             "gain": ("RTD gain, nats", ".4f"),
             "auroc": ("AUROC", ".3f"),
+            "probes": ("probes, MCC", ".3f"),
             "command": ("command", ""),
         },
         path=options.out / "ladder",
         note="What a budget of tokens buys on held-out DNA; Markov chains of the same windows are the control.",
     )
     shown.fill(rows(options, words))
+    if options.picture:
+        draw(options.picture, shown)
+    if options.page:
+        words = sys.argv[1:]
+        write_text(options.page, page(shown, command("benchmarks.experiments.ladder", words, options.folder)))
     print(shown.markdown())
 
 

@@ -1,6 +1,7 @@
 """Registers, shared memory and spills of every kernel, compiled ahead of time, without a GPU.
 
-    python -m benchmarks.gpu.aot_table [--architectures 80 90] [--ops attention rtd_loss] [--json FILE]
+    python -m benchmarks.gpu.aot_table [--architectures 80 90] [--ops attention rtd_loss] [--dtypes bfloat16]
+        [--json FILE]
 
 Prints a Markdown table; each row is the largest of a kernel with and without ``lengths``.
 """
@@ -23,7 +24,7 @@ from nucel.kernels import OPS, attention_triton, rtd_loss_triton
 SHARED_MEMORY_LIMIT = {80: 166_912, 90: 232_448}
 """Bytes that a program can have on A100 and on H100 / H200."""
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 HEAD_WIDTHS = (16, 32, 64, 128)
 MODEL_WIDTHS = (64, 256, 512, 1024, 2048)
 RADII = {"near": 20, "band": 64, "wide": 200, "global": None}
@@ -63,14 +64,14 @@ def passes(dtype: torch.dtype) -> Iterator[tuple[str, str, int, Callable[[], Non
             yield "rtd_loss", "", width, rtd_loss
 
 
-def compile_all(architecture: int, ops: list[str]) -> list[dict[str, Any]]:
+def compile_all(architecture: int, ops: list[str], dtypes: list[str]) -> list[dict[str, Any]]:
     """A row for every kernel of the ops x dtype x width x kind of attention.
 
     `serialized` is 1 where the assembler made wgmma instructions wait for one another, which shows in the speed alone.
     """
     rows: dict[tuple, dict[str, Any]] = {}
-    for dtype in DTYPES:
-        for op, kind, width, run in passes(dtype):
+    for dtype in dtypes:
+        for op, kind, width, run in passes(DTYPES[dtype]):
             if op not in ops:
                 continue
             with launches(architecture) as done:
@@ -83,7 +84,7 @@ def compile_all(architecture: int, ops: list[str]) -> list[dict[str, Any]]:
                         "op": op,
                         "kernel": launch.kernel,
                         "kind": kind,
-                        "dtype": str(dtype).removeprefix("torch."),
+                        "dtype": dtype,
                         "width": width,
                         "sm": architecture,
                         "block": options.get("BLOCK", 0),
@@ -108,9 +109,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--architectures", type=int, nargs="+", choices=SHARED_MEMORY_LIMIT, default=[80, 90])
     parser.add_argument("--ops", nargs="+", choices=OPS, default=list(OPS))
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     options = parser.parse_args()
-    rows = [row for architecture in options.architectures for row in compile_all(architecture, options.ops)]
+    rows = [row for sm in options.architectures for row in compile_all(sm, options.ops, options.dtypes)]
     if options.json:
         options.json.write_text(json.dumps(rows))
     print(f"Triton {triton.__version__}\n\n{markdown_table(rows[0], (map(str, row.values()) for row in rows))}")

@@ -1,39 +1,67 @@
 """The ladder of budgets: its runs, its table, and that nothing is trained twice."""
 
-import gzip
 import sys
 
-import numpy as np
 import pytest
+from support.genomes import random_bases
+from support.real_data import TASKS, write_data, zipped
 
-from benchmarks.experiments import ladder
+from benchmarks import table
+from benchmarks.experiments import ladder, ladder_page
 
 
 @pytest.mark.slow
-def test_a_small_ladder(tmp_path, monkeypatch, capsys):
-    (tmp_path / "data" / "genomes").mkdir(parents=True)
-    bases = np.random.default_rng(0).choice(list("ACGT"), 60_000)
-    fasta = tmp_path / "data" / "genomes" / "ecoli_K12_MG1655.fa.gz"
-    fasta.write_bytes(gzip.compress(f">chromosome\n{''.join(bases)}\n".encode()))
+def test_a_small_ladder(tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    data, out = write_data(tmp_path / "data"), tmp_path / "out"
+    fasta = zipped(data / "genomes" / "ecoli_K12_MG1655.fa.gz", f">chromosome\n{random_bases(60_000, 0)}\n")
+    before = {path for path in data.rglob("*") if path.is_file()}
     monkeypatch.setattr(ladder, "JUDGED_BASES", 100)
-    words = [str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--arms", "uniform", "mlm"]
-    words += ["--mega-tokens", "0.008", "--", "--validation-windows", "8"]
+    page, picture = tmp_path / "page.md", tmp_path / "page.png"
+    words = [str(data), "--out", str(out), "--arms", "uniform", "mlm", "--mega-tokens", "0.008", "--rows", "30"]
+    words += ["--page", str(page), "--picture", str(picture), "--", "--validation-windows", "8"]
     words += ["--model.discriminator.layers", "1", "--model.generator.layers", "1"]
     monkeypatch.setattr(sys, "argv", ["ladder", *words])
     ladder.main()
-    first = (tmp_path / "out" / "ladder.md").read_text()
-    uniform, mlm, markov = first.splitlines()[-3:]
+    first = (out / "ladder.md").read_text()
+    uniform, mlm, markov, untrained, kmers = first.splitlines()[-5:]
     assert uniform.startswith("| ecoli | uniform | 0.008 | 0 | ")
     assert "--model.temperature 1000" in uniform and "--steps 1 " in uniform
     assert "--objective mlm" in mlm and "Markov chain, order" in markov
     assert 0.5 < float(uniform.split("|")[6]) < 4  # one step from new weights
-    assert not [path for path in fasta.parent.iterdir() if path != fasta]
+    assert "| untrained |" in untrained and "| 1- to 6-mers |" in kmers
+    assert all(-1 <= float(line.split("|")[9]) <= 1 for line in (uniform, mlm, untrained, kmers))
+    assert {path for path in data.rglob("*") if path.is_file()} == before and fasta in before
+    assert first.strip() in page.read_text() and str(tmp_path) not in page.read_text()
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
-    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("summary.json")}
-    assert len(stamps) == 2
+    stamps = {path: path.stat().st_mtime_ns for path in [*out.rglob("summary.json"), *out.rglob("*.npz")]}
+    assert len(stamps) == 2 + 4 * 4  # the runs, and each kind of features on each task
     ladder.main()
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
-    assert (tmp_path / "out" / "ladder.md").read_text() == first
+    assert (out / "ladder.md").read_text() == first
+
+
+def test_probes_tell_a_planted_motif(tmp_path):
+    """Two classes that differ by a motif: its 6-mers are read out of the counts, and scores are kept."""
+    pytest.importorskip("sklearn")
+    probes = ladder.Probes(write_data(tmp_path / "data"), tmp_path / "work", 60, "fp32")
+    assert set(probes.tasks) == TASKS
+    found = probes.of_kmers()
+    assert 0.2 < found <= 1  # splice sites are random here, the other three are not
+    assert probes.of_kmers() == found
+
+
+def test_means_stand_with_their_spread():
+    rows = [{"data": "x", "arm": "pair", "M tokens": "2", "seed": seed, "masked": 1.0 + seed} for seed in (0, 1)]
+    rows += [{"data": "x", "arm": "Markov chain", "masked": 1.25}]
+    shown = table.Table(
+        facts={"machine": "a machine"}, labels=("data", "arm", "M tokens", "seed"),
+        values={"masked": ("nats", ".2f"), "command": ("command", "")}, rows=rows,
+    )  # fmt: skip
+    means = ladder_page.page(shown, "command").split("## Every run")[0]
+    assert "| x | pair | 2 | 2 | 1.50 ± 0.71 |" in means
+    assert "| x | Markov chain |  |  | 1.25 |" in means
 
 
 def test_training_sequences_of_gue_are_written_once(tmp_path):
