@@ -72,6 +72,8 @@ class MotifOrderConfig:
     """Train the model's architecture from new weights too."""
     cnn: bool = True
     """Train the one-hot CNN too, for its accuracy."""
+    context: int | None = None
+    """Longest sequence in tokens; by default that of the windows which the model was trained on."""
     seed: int = 0
     """Of the sequences, and of what training draws."""
     sequences: OmitArgPrefixes[SequencePairs] = field(default_factory=SequencePairs)
@@ -82,6 +84,7 @@ class MotifOrderConfig:
     compute: OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
     def __post_init__(self) -> None:
+        require(self.context is None or self.context >= 2, f"context must be at least 2, got {self.context}")
         require(min(self.sizes) >= 4, f"each of the three sizes must be at least 4, got {self.sizes}")
         require(self.aligned_sequences >= 2, f"aligned_sequences must be at least 2, got {self.aligned_sequences}")
         strands = self.fit.augment_reverse_complement or self.fit.average_reverse_complement
@@ -113,10 +116,13 @@ def motif_order(config: MotifOrderConfig) -> cli.Result:
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("the picture needs matplotlib, which is not installed: pip install 'nucel[plots]'")
     precision = choose_precision(config.compute.device, config.compute.dtype)
-    encoder = load_encoder(config.model, None)
+    encoder = load_encoder(config.model, config.context)
     longest = config.sequences.length_bp + 1
     if encoder.context is not None and longest > encoder.context:
-        raise ConfigError(f"length_bp must be below the context of {encoder.context} tokens, got {longest - 1}")
+        raise ConfigError(
+            f"length_bp must be below the context of {encoder.context} tokens, got {longest - 1}; a longer one may be "
+            f"tried: --context {longest}"
+        )
     started = time.perf_counter()
     drawn = [draw_sequences(config.sequences, n, 3 * config.seed + i) for i, n in enumerate(config.sizes)]
     train, dev, test = (_split(one) for one in drawn)

@@ -69,6 +69,12 @@ def test_training_stops_when_it_is_near_perfect(call, monkeypatch):
     assert [len(result.history) for result in steps] == [1]
 
 
+def test_a_longer_context_reads_longer_sequences(call, tmp_path):
+    status, summary, _ = call(*SMALL, "--length-bp", 200, "--context", 201, "--no-scratch", "--no-cnn")
+    assert status == 0 and set(summary["accuracy"]) == {"fine-tuned"}
+    assert nucel.load_classifier(tmp_path / "out" / "model").model.context == 201
+
+
 def test_chosen_sequences_are_right_and_of_both_classes():
     drawn = draw_sequences(SequencePairs(), 40, 0)
     right = np.arange(40) % 3 > 0
@@ -80,13 +86,15 @@ def test_chosen_sequences_are_right_and_of_both_classes():
 
 def test_what_cannot_work_is_refused(call, tmp_path):
     for words, message in [
-        (("--length-bp", 200), "length_bp must be below the context of 128 tokens, got 200"),
+        (("--length-bp", 200), "below the context of 128 tokens, got 200; a longer one may be tried: --context 201"),
     ]:
         status, _, stderr = call(*words)
         assert status == 2 and message in " ".join(stderr.split()) and not (tmp_path / "out").exists()
     for options in ({"length_bp": 60}, {"min_gap_bp": 500}):
         with pytest.raises(nucel.ConfigError, match=r"length_bp|min_gap_bp"):
             SequencePairs(**options)
+    with pytest.raises(nucel.ConfigError, match="context must be at least 2, got 1"):
+        suite.MotifOrderConfig(model=tmp_path, out=tmp_path, context=1)
     with pytest.raises(nucel.ConfigError, match="the motifs in the other order"):
         suite.MotifOrderConfig(model=tmp_path, out=tmp_path, fit=suite.FitOptions(augment_reverse_complement=True))
     (tmp_path / "out").mkdir()
