@@ -1,12 +1,14 @@
 """Masked autoencoder, masked LM and replaced-token detection on sets of DNA barcodes, at equal compute.
 
     python -m benchmarks.experiments.barcodes FOLDER --out DIR [--sets GLOB ...] [--seeds 0 1 2] [--steps 1500]
+        [--page barcodes.md] [-- --dtype bf16]
 
 For every set, each objective pre-trains an encoder of the same sizes on the training rows, without the species that the
 evaluation holds out as unseen, and without copies. The steps of the autoencoder are `--steps`; each of the others gets
 as many as the same number of floating-point operations pays for. Each seed is a training of its own. DIR/table.md has
 the evaluations of `python -m nucel.suite barcodes`, beside k-mers, edit distance and untrained encoders; a run that is
-there already is not trained again. Words after `--` go to every `python -m nucel.train`.
+there already is not trained again. Words after `--` go to every `python -m nucel.train`. --page is for committing: it
+has the means over the sets, and what the runs were, above all tables.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from nucel.pretraining.config import PRESETS
 from nucel.pretraining.cost import training_flops
 from nucel.runs.directory import RunDirectory
 from nucel.runtime.device import choose_precision
+from nucel.runtime.files import write_text
 from nucel.suites.barcode_protocols import Embedding, ProtocolOptions, Row, by_neighbours, evaluate
 from nucel.suites.barcode_sets import BarcodeSet, find_sets, held_out_species, read_set
 from nucel.suites.barcode_table import markdown, tsv
@@ -40,7 +43,8 @@ from nucel.suites.barcodes import EDITS, KMERS, UNTRAINED, edit_neighbours
 from nucel.tasks.features import untrained
 from nucel.tokenizers import nucleotide
 
-from .training import split_at_dashes, train
+from .barcodes_page import page
+from .training import command, split_at_dashes, train
 
 SETTINGS: dict[str, dict[str, str]] = {
     "mae": {},
@@ -117,6 +121,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="barcode-small")
     parser.add_argument("--steps", type=int, default=1500, help="of the autoencoder")
     parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
+    parser.add_argument("--page", type=Path, help="Markdown for committing")
     given, words = split_at_dashes(sys.argv[1:])
     options = parser.parse_args(given, argparse.Namespace(words=words))
     protocol = ProtocolOptions(draws=options.draws)
@@ -135,6 +140,10 @@ def main() -> None:
         (options.out / "table.tsv").write_text(tsv(rows))
         (options.out / "table.md").write_text(markdown(rows, sizes, about))
         (options.out / "about.json").write_text(json.dumps(about | {"command": sys.argv}, indent=2) + "\n")
+    if options.page:
+        words = command("benchmarks.experiments.barcodes", sys.argv[1:], options.folder.resolve().parent)
+        runs = {(n, o): [options.out / n / f"{o}-{seed}" for seed in options.seeds] for n in names for o in SETTINGS}
+        write_text(options.page, page(words, rows, runs, markdown(rows, sizes, about)))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ import argparse
 import csv
 import gzip
 import itertools
-import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +46,7 @@ from .. import table
 from .annotated import ANNOTATED
 from .ladder_page import draw, page
 from .ladder_probes import Probes
-from .training import split_at_dashes, train
+from .training import command, split_at_dashes, train
 
 SHORT = {"context": "128", "window-bp": "192", "overlap-bp": "32", "batch-size": "64"}
 ARMS: dict[str, dict[str, str]] = {
@@ -105,18 +104,6 @@ def trained(run: Path, words: list[str], cache: Path) -> dict[str, Any]:
     if kept and not kept["interrupted"]:
         return kept
     return train(*words, "--out", str(run), "--resume", "auto", "--cache-dir", str(cache))
-
-
-def command(module: str, words: list[str], data: Path) -> str:
-    """A command line with $NUCEL_DATA for the folder of real data, and no other folder of this machine."""
-    shown = []
-    for word in words:
-        path = Path(word)
-        if path.is_relative_to(data):
-            shown.append(str("$NUCEL_DATA" / path.relative_to(data)))
-        else:
-            shown.append(shlex.quote(path.name if path.is_absolute() else word))
-    return " ".join(["python -m", module, *shown])
 
 
 def own_nats(run: Path, cache: Path) -> float:

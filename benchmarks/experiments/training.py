@@ -1,11 +1,13 @@
-"""What experiments that train share: running ``python -m nucel.train``, and words for it on their own command line."""
+"""What experiments that train share: running ``python -m nucel.train``, and the words of command lines."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -26,3 +28,15 @@ def split_at_dashes(words: Sequence[str]) -> tuple[list[str], list[str]]:
     own = list(words)
     at = own.index("--") if "--" in own else len(own)
     return own[:at], own[at + 1 :]
+
+
+def command(module: str, words: list[str], data: Path) -> str:
+    """A command line with $NUCEL_DATA for the folder of real data, and no other folder of this machine."""
+    shown = []
+    for word in words:
+        path = Path(word)
+        if path.is_relative_to(data):
+            shown.append(str("$NUCEL_DATA" / path.relative_to(data)))
+        else:
+            shown.append(shlex.quote(path.name if path.is_absolute() else word))
+    return " ".join(["python -m", module, *shown])

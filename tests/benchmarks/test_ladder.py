@@ -5,6 +5,7 @@ import sys
 import pytest
 from support.genomes import random_bases
 from support.real_data import TASKS, write_data, zipped
+from support.training import train_in_process
 
 from benchmarks import table
 from benchmarks.experiments import ladder, ladder_page
@@ -17,6 +18,7 @@ def test_a_small_ladder(tmp_path, monkeypatch):
     fasta = zipped(data / "genomes" / "ecoli_K12_MG1655.fa.gz", f">chromosome\n{random_bases(60_000, 0)}\n")
     before = {path for path in data.rglob("*") if path.is_file()}
     monkeypatch.setattr(ladder, "JUDGED_BASES", 100)
+    monkeypatch.setattr(ladder, "train", train_in_process)
     page, picture = tmp_path / "page.md", tmp_path / "page.png"
     words = [str(data), "--out", str(out), "--arms", "uniform", "mlm", "--mega-tokens", "0.008", "--rows", "30"]
     words += ["--page", str(page), "--picture", str(picture), "--", "--validation-windows", "8"]

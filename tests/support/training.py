@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
+
+from nucel import train
+from nucel.runs.directory import RunDirectory
 
 SETTINGS = {
     "context": 64, "window-bp": 80, "overlap-bp": 16, "batch-size": 4, "micro-batch": 2, "steps": 10, "lr": 0.003,
@@ -16,6 +20,12 @@ SETTINGS = {
 }  # fmt: skip
 TINY = [word for name, value in SETTINGS.items() for word in (f"--{name}", str(value))]
 REPOSITORY = Path(__file__).parents[2]
+
+
+def train_in_process(*words: str) -> dict[str, Any]:
+    """What `benchmarks.experiments.training.train` does, without the seconds that another Python needs to start."""
+    assert train.main(list(words)) == 0
+    return RunDirectory(Path(words[words.index("--out") + 1])).read_summary()
 
 
 def state_of(run: Path) -> dict:
