@@ -1,14 +1,15 @@
 """Masked autoencoder, masked LM and replaced-token detection on sets of DNA barcodes, at equal compute.
 
     python -m benchmarks.experiments.barcodes FOLDER --out DIR [--sets GLOB ...] [--seeds 0 1 2] [--steps 1500]
-        [--page barcodes.md] [-- --dtype bf16]
+        [--mega-tokens 3] [--page barcodes.md] [-- --dtype bf16]
 
 For every set, each objective pre-trains an encoder of the same sizes on the training rows, without the species that the
-evaluation holds out as unseen, and without copies. The steps of the autoencoder are `--steps`; each of the others gets
-as many as the same number of floating-point operations pays for. Each seed is a training of its own. DIR/table.md has
-the evaluations of `python -m nucel.suite barcodes`, beside k-mers, edit distance and untrained encoders; a run that is
-there already is not trained again. Words after `--` go to every `python -m nucel.train`. --page is for committing: it
-has the means over the sets, and what the runs were, above all tables.
+evaluation holds out as unseen, and without copies. The steps of the autoencoder are `--steps`, fewer where that would
+be more than `--mega-tokens`; each of the others gets as many as the same number of floating-point operations pays for.
+Each seed is a training of its own. DIR/table.md has the evaluations of `python -m nucel.suite barcodes`, beside k-mers,
+edit distance and untrained encoders; a run that is there already is not trained again. Words after `--` go to every
+`python -m nucel.train`. --page is for committing: it has the means over the sets, and what the runs were, above all
+tables.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import dataclasses
 import fnmatch
 import functools
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -42,6 +44,7 @@ from nucel.suites.barcode_table import markdown, tsv
 from nucel.suites.barcodes import EDITS, KMERS, UNTRAINED, edit_neighbours
 from nucel.tasks.features import untrained
 from nucel.tokenizers import nucleotide
+from nucel.train import parse
 
 from .barcodes_page import page
 from .training import command, split_at_dashes, train
@@ -96,13 +99,16 @@ def rows_of(one: BarcodeSet, options: argparse.Namespace, protocol: ProtocolOpti
     count = write_training_rows(one, held.tolist(), folder / "pretrain.fa")
     print(f"{one.name}: pre-training on {count} distinct rows, {len(held)} species held out", file=sys.stderr)
     context = 1 + max(map(len, one.tokens))
-    steps = steps_at_equal_compute(options.preset, context, options.steps)
+    words = [options.preset, "--context", str(context), *options.words]
+    batch = parse([*words, "--genome", str(folder / "pretrain.fa")]).batch_size
+    most = min(options.steps, 1e6 * options.mega_tokens // (batch * context))
+    steps = steps_at_equal_compute(options.preset, context, max(1, int(most)))
     shape: Encoder | None = None
     for objective in SETTINGS:
         for seed in options.seeds:
             run = folder / f"{objective}-{seed}"
-            words = [options.preset, "--seed", str(seed), "--context", str(context), *options.words]
-            pretrain(objective, folder / "pretrain.fa", run, steps[objective], words)
+            own = [*words, "--seed", str(seed)]
+            pretrain(objective, folder / "pretrain.fa", run, steps[objective], own)
             shape = hub.load(run)
             yield from evaluate(one, objective, embedding(shape), protocol, (seed,))
     for name, k in KMERS.items():
@@ -120,6 +126,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--preset", choices=PRESETS, default="barcode-small")
     parser.add_argument("--steps", type=int, default=1500, help="of the autoencoder")
+    parser.add_argument("--mega-tokens", type=float, default=math.inf, help="that an autoencoder reads at most")
     parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
     parser.add_argument("--page", type=Path, help="Markdown for committing")
     given, words = split_at_dashes(sys.argv[1:])

@@ -23,7 +23,8 @@ def test_every_objective_is_trained_once_and_stands_beside_its_controls(tmp_path
     monkeypatch.setattr(barcodes, "train", train_in_process)
     monkeypatch.setattr(barcode_protocols, "_EPOCHS", 3)
     monkeypatch.setattr(ProtocolOptions, "chosen_reduction", "pca")
-    words = [str(folder), "--out", str(out), "--seeds", "0", "--steps", "2", "--draws", "10", "--page", str(page)]
+    words = [str(folder), "--out", str(out), "--seeds", "0", "--steps", "9", "--draws", "10", "--page", str(page)]
+    words += ["--mega-tokens", "0.0017"]  # two steps of 4 rows of 201 tokens
     monkeypatch.setattr(sys, "argv", ["barcodes", *words, "--", "--batch-size", "4", *TINY])
     barcodes.main()
     shown = page.read_text()
