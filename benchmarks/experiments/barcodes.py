@@ -18,11 +18,14 @@ import argparse
 import dataclasses
 import fnmatch
 import functools
+import itertools
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,13 +35,16 @@ from nucel.inference.embedding import EmbedOptions, embeddings
 from nucel.model import hub
 from nucel.model.config import ElectraConfig
 from nucel.model.encoder import Encoder
+from nucel.model.networks import fingerprint
 from nucel.objectives.kinds import OBJECTIVES
 from nucel.pretraining.config import PRESETS
 from nucel.pretraining.cost import training_flops
 from nucel.runs.directory import RunDirectory
 from nucel.runtime.device import choose_precision
 from nucel.runtime.files import write_text
-from nucel.suites.barcode_protocols import Embedding, ProtocolOptions, Row, by_neighbours, evaluate
+from nucel.runtime.parts import Parts
+from nucel.runtime.version import __version__
+from nucel.suites.barcode_protocols import ProtocolOptions, Row, by_neighbours, evaluate
 from nucel.suites.barcode_sets import BarcodeSet, find_sets, held_out_species, read_set
 from nucel.suites.barcode_table import markdown, tsv
 from nucel.suites.barcodes import EDITS, KMERS, UNTRAINED, edit_neighbours
@@ -86,15 +92,51 @@ def pretrain(objective: str, genome: Path, out: Path, steps: int, words: Sequenc
     train(*words[:1], *given, *words[1:])
 
 
-def embedding(encoder: Encoder) -> Embedding:
-    precision = choose_precision("auto", "auto")
-    network = encoder.to(precision.device)
-    return lambda tokens: np.stack(list(embeddings(network, tokens, EmbedOptions(), precision)))
+@dataclass(frozen=True)
+class Evaluations:
+    """Evaluations of one set, each kept in FOLDER."""
+
+    one: BarcodeSet
+    protocol: ProtocolOptions
+    folder: Path
+
+    def of_encoder(self, name: str, encoder: Encoder, seed: int) -> list[Row]:
+        def make() -> list[Row]:
+            precision = choose_precision("auto", "auto")
+            network = encoder.to(precision.device)
+            return evaluate(
+                self.one,
+                name,
+                lambda tokens: np.stack(list(embeddings(network, tokens, EmbedOptions(), precision))),
+                self.protocol,
+                (seed,),
+            )
+
+        return self._once(f"{name}-{seed}", fingerprint(encoder), make)
+
+    def of_kmers(self, name: str, k: int, seeds: Sequence[int]) -> list[Row]:
+        counts = functools.partial(kmer_frequencies, sizes=(k,))
+        return self._once(name, list(seeds), lambda: evaluate(self.one, name, counts, self.protocol, seeds))
+
+    def of_edits(self, seed: int) -> list[Row]:
+        nearest = edit_neighbours(self.one)
+        return self._once(EDITS, seed, lambda: by_neighbours(self.one, EDITS, nearest, self.protocol, seed))
+
+    def _once(self, name: str, of: Any, make: Callable[[], list[Row]]) -> list[Row]:
+        identity = {
+            "version": __version__,
+            "set": self.one.fingerprint,
+            "protocol": dataclasses.asdict(self.protocol) | {"reduction": self.protocol.chosen_reduction},
+            "of": of,
+        }
+        parts = Parts(self.folder / name.replace(" ", "-"), "evaluation of barcodes", identity)
+        return [Row(*row) for row in parts.once_json(0, make)]
 
 
 def rows_of(one: BarcodeSet, options: argparse.Namespace, protocol: ProtocolOptions) -> Iterator[Row]:
     """Pre-train on a set, and evaluate what comes out, beside the controls."""
-    folder = options.out / one.name
+    folder: Path = options.out / one.name
+    seeds: list[int] = options.seeds
     held = held_out_species(one, protocol.split_seed, protocol.unseen_share)
     count = write_training_rows(one, held.tolist(), folder / "pretrain.fa")
     print(f"{one.name}: pre-training on {count} distinct rows, {len(held)} species held out", file=sys.stderr)
@@ -103,19 +145,17 @@ def rows_of(one: BarcodeSet, options: argparse.Namespace, protocol: ProtocolOpti
     batch = parse([*words, "--genome", str(folder / "pretrain.fa")]).batch_size
     most = min(options.steps, 1e6 * options.mega_tokens // (batch * context))
     steps = steps_at_equal_compute(options.preset, context, max(1, int(most)))
-    shape: Encoder | None = None
-    for objective in SETTINGS:
-        for seed in options.seeds:
-            run = folder / f"{objective}-{seed}"
-            own = [*words, "--seed", str(seed)]
-            pretrain(objective, folder / "pretrain.fa", run, steps[objective], own)
-            shape = hub.load(run)
-            yield from evaluate(one, objective, embedding(shape), protocol, (seed,))
+    evaluations = Evaluations(one, protocol, folder / "evaluations")
+    for objective, seed in itertools.product(SETTINGS, seeds):
+        run = folder / f"{objective}-{seed}"
+        pretrain(objective, folder / "pretrain.fa", run, steps[objective], [*words, "--seed", str(seed)])
+        yield from evaluations.of_encoder(objective, hub.load(run), seed)
     for name, k in KMERS.items():
-        yield from evaluate(one, name, functools.partial(kmer_frequencies, sizes=(k,)), protocol, options.seeds)
-    yield from by_neighbours(one, EDITS, edit_neighbours(one), protocol, options.seeds[0])
-    for seed in options.seeds if shape else ():
-        yield from evaluate(one, UNTRAINED, embedding(untrained(shape, seed)), protocol, (seed,))
+        yield from evaluations.of_kmers(name, k, seeds)
+    yield from evaluations.of_edits(seeds[0])
+    shape = hub.load(run)
+    for seed in seeds:
+        yield from evaluations.of_encoder(UNTRAINED, untrained(shape, seed), seed)
 
 
 def main() -> None:

@@ -36,8 +36,8 @@ def test_every_objective_is_trained_once_and_stands_beside_its_controls(tmp_path
     held = {line.split("\t")[1] for line in (out / "table.tsv").read_text().splitlines()[1:]}
     assert "genus of unseen species" in held and pretraining.count(">") < 27  # rows of the species that are left
 
-    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("summary.json")}
-    assert len(stamps) == 3
+    stamps = {path: path.stat().st_mtime_ns for path in [*out.rglob("summary.json"), *out.rglob("*.npz")]}
+    assert len(stamps) == 3 + 7  # trainings, and evaluations of all methods
     barcodes.main()
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
