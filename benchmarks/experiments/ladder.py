@@ -35,8 +35,11 @@ import torch
 
 import nucel
 from nucel.genome.markov import blocks, cross_entropies
+from nucel.model.networks import fingerprint
 from nucel.runs.directory import RunDirectory
 from nucel.runtime.files import write_text
+from nucel.runtime.parts import Parts
+from nucel.runtime.version import __version__
 from nucel.suites.methods import load_encoder
 from nucel.suites.report_run import windows_of_run
 from nucel.tasks.features import untrained
@@ -130,14 +133,17 @@ def markov_nats(run: Path, cache: Path) -> tuple[int, float]:
 
 
 def measures(run: Path, words: list[str], cache: Path, probes: Probes | None) -> table.Row:
-    """Train, and measure."""
+    """Train, and measure; what is dear to measure is kept beside the run."""
     summary = trained(run, words, cache)
-    read_out = {"probes": probes.of_encoder(load_encoder(run, None))} if probes else {}
+    encoder = load_encoder(run, None)
+    read_out = {"probes": probes.of_encoder(encoder)} if probes else {}
     if "val_rtd_auroc" not in summary:
         return {"masked": summary["val_loss"]} | read_out
+    identity = {"version": __version__, "model": fingerprint(encoder), "bases": JUDGED_BASES}
+    kept = Parts(run.with_name(f"{run.name}-own"), "discriminator's own nats", identity)
     return read_out | {
         "masked": summary["val_generator_loss"],
-        "own": own_nats(run, cache),
+        "own": kept.once_json(0, lambda: own_nats(run, cache)),
         "gain": summary["val_rtd_blind"] - summary["val_rtd_loss"],
         "auroc": summary["val_rtd_auroc"],
     }

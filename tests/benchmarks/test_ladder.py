@@ -38,7 +38,7 @@ def test_a_small_ladder(tmp_path, monkeypatch):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
     stamps = {path: path.stat().st_mtime_ns for path in [*out.rglob("summary.json"), *out.rglob("*.npz")]}
-    assert len(stamps) == 2 + 4 * 4  # the runs, and each kind of features on each task
+    assert len(stamps) == 2 + 4 * 4 + 1  # the runs, each kind of features on each task, and the pair's own nats
     ladder.main()
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert (out / "ladder.md").read_text() == first
