@@ -68,8 +68,10 @@ def write_training_rows(barcodes: BarcodeSet, held_out: Sequence[str], path: Pat
     """The distinct training rows whose species is not held out, as a FASTA file; how many there are."""
     chosen = np.flatnonzero(~barcodes.in_test & ~np.isin(barcodes.species, held_out))
     distinct = {barcodes.tokens[i].tobytes(): i for i in chosen.tolist()}.values()
+    text = "".join(f">row{i}\n{nucleotide.decode(barcodes.tokens[i])}\n" for i in sorted(distinct))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f">row{i}\n{nucleotide.decode(barcodes.tokens[i])}\n" for i in sorted(distinct)))
+    if not path.exists() or path.read_text() != text:  # another process may be training on it
+        write_text(path, text)
     return len(distinct)
 
 
