@@ -25,7 +25,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -114,24 +113,25 @@ class Evaluations:
                 (seed,),
             )
 
-        return self._once(f"{name}-{seed}", fingerprint(encoder), make)
+        return self._once(name, [seed], fingerprint(encoder), make)
 
     def of_kmers(self, name: str, k: int, seeds: Sequence[int]) -> list[Row]:
         counts = functools.partial(kmer_frequencies, sizes=(k,))
-        return self._once(name, list(seeds), lambda: evaluate(self.one, name, counts, self.protocol, seeds))
+        return self._once(name, seeds, None, lambda: evaluate(self.one, name, counts, self.protocol, seeds))
 
     def of_edits(self, seed: int) -> list[Row]:
         nearest = edit_neighbours(self.one)
-        return self._once(EDITS, seed, lambda: by_neighbours(self.one, EDITS, nearest, self.protocol, seed))
+        return self._once(EDITS, [seed], None, lambda: by_neighbours(self.one, EDITS, nearest, self.protocol, seed))
 
-    def _once(self, name: str, of: Any, make: Callable[[], list[Row]]) -> list[Row]:
+    def _once(self, name: str, seeds: Sequence[int], model: str | None, make: Callable[[], list[Row]]) -> list[Row]:
         identity = {
             "version": __version__,
             "set": self.one.fingerprint,
             "protocol": dataclasses.asdict(self.protocol) | {"reduction": self.protocol.chosen_reduction},
-            "of": of,
+            "model": model,
         }
-        parts = Parts(self.folder / name.replace(" ", "-"), "evaluation of barcodes", identity)
+        path = self.folder / "-".join([*name.split(), *map(str, seeds)])
+        parts = Parts(path, "evaluation of barcodes", identity)
         return [Row(*row) for row in parts.once_json(0, make)]
 
 
