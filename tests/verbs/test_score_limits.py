@@ -28,9 +28,9 @@ def model(tmp_path_factory):
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_killed_midway_leaves_no_file(model, tmp_path, sent):
     """Only the finished parts stay; the same command goes on from them and leaves nothing but its output."""
-    contigs = {"chr1": random_bases(2000, 5)}
+    contigs = {"chr1": random_bases(5000, 5)}
     genome = write_fasta(tmp_path / "g.fa", contigs)
-    variants = substitutions(contigs, 2000)
+    variants = substitutions(contigs, 5000)  # several parts, so that the signal comes before the end on a busy machine
     vcf = write_vcf(tmp_path / "v.vcf", variants)
     words = [str(word) for word in (model, vcf, "--genome", genome, "--scores", "rtd", "--out", tmp_path / "o.tsv")]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
